@@ -32,6 +32,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.core ## set up .venv and build the Rust core; repeats only what has changed
+	@:
 
 demo: setup ## run three FL jobs on 300 simulated devices (ARGS="--policy fifo --seed 7")
 	$(BIN)/propius demo $(ARGS)

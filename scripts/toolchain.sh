@@ -19,14 +19,14 @@ sys.exit(sys.version_info < (3, 11) or bool(sysconfig.get_config_var("Py_GIL_DIS
 '
 
 find_python() {
-    for name in ${PROPIUS_PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    for name in ${PYTHON3:-python3 python3.14 python3.13 python3.12 python3.11}; do
         path=$(command -v "$name" 2>/dev/null) || continue
         if "$path" -c "$usable_python" >/dev/null 2>&1; then
             echo "$path"
             return
         fi
     done
-    missing "no Python >= 3.11 with venv found; install one (Debian: apt-get install python3 python3-venv) or name it: make setup PROPIUS_PYTHON=/path/to/python3"
+    missing "no Python >= 3.11 with venv found; install one (Debian: apt-get install python3 python3-venv) or name it: make setup PYTHON3=/path/to/python3"
 }
 
 find_rust() {
