@@ -18,14 +18,13 @@ WORKERS ?= 2
 # cargo as rustup installs it, also where PATH does not know it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# pyo3 asks this interpreter, not whatever python3 happens to be.
-export PYO3_PYTHON := $(CURDIR)/$(PYTHON)
 
 # Folders are listed as well as files: a deleted file changes only its folder.
 RUST_SOURCES := $(shell find rust_core Cargo.toml Cargo.lock .cargo \
 	-name target -prune -o \( -name '*.rs' -o -name '*.toml' -o -name '*.lock' -o -type d \) -print 2>/dev/null)
 CODE := $(wildcard propius daemons evaluation tests benches examples scripts)
-CARGO := cargo
+# pyo3 asks this interpreter, not whatever python3 happens to be.
+CARGO := PYO3_PYTHON=$(CURDIR)/$(PYTHON) cargo
 CARGO_FLAGS := --locked --manifest-path rust_core/Cargo.toml
 
 help: ## list the commands
@@ -50,6 +49,7 @@ check: setup ## lint, format, types, clippy, rustfmt, Rust tests
 
 bench: setup ## run the benchmarks (figures and machine: benches/README.md)
 	$(PYTHON) -m pytest benches --benchmark-only $(ARGS)
+	$(CARGO) bench $(CARGO_FLAGS)
 
 dst: setup ## try faults by the thousand in virtual time (SEEDS=A-B)
 	$(PYTHON) scripts/dst.py --seeds $(SEEDS) $(ARGS)
