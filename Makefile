@@ -37,7 +37,7 @@ demo: setup ## run three FL jobs on 300 simulated devices (ARGS="--policy fifo -
 	$(BIN)/propius demo $(ARGS)
 
 test: setup ## run the tests (ARGS="-k lease", WORKERS=0 for one process)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup ## lint, format, types, clippy, rustfmt, Rust tests
 	$(BIN)/ruff check .

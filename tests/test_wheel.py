@@ -16,11 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("propius", "daemons", "evaluation")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
-# One build serves all tests of this file, so one worker runs them; it may take a minute or two.
+# One build serves all tests of this file (`make test` gives a file to one worker).
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("wheel"),
     pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo; see scripts/toolchain.sh"),
 ]
 
