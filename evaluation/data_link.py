@@ -102,6 +102,11 @@ class ModelService:
         self._thread = threading.Thread(target=self._run, name=f"data-plane-{job}", daemon=True)
         self._thread.start()
 
+    def serve(self, job: int) -> None:
+        """Answer for this job: its id is known only once it has registered with this endpoint."""
+        with self._changed:
+            self._server.job = job
+
     def open_round(self, round_no: int, weights: Sequence[NDArray[np.float64]]) -> None:
         """Serve ``weights`` for this round; see :meth:`ModelServer.open_round`."""
         with self._changed:
