@@ -44,7 +44,7 @@ app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True)
-class DemoFailed(Exception):
+class DemoFailedError(Exception):
     """The demo cannot go on; one line says why."""
 
     reason: str
@@ -78,7 +78,7 @@ def demo(
     run = DemoRun(policy, clients, seed, out, timeout_s, console)
     try:
         rows = run.run()
-    except DemoFailed as failure:
+    except DemoFailedError as failure:
         typer.echo(f"propius demo: {failure}", err=True)
         raise typer.Exit(1) from failure
     except KeyboardInterrupt:
@@ -111,7 +111,7 @@ class DemoRun:
         self.title = f"Propius demo: policy {policy}, {clients} devices, seed {seed}"
 
     def run(self) -> list[dict[str, Any]]:
-        """Run to the end; raises DemoFailed when it cannot."""
+        """Run to the end; raises DemoFailedError when it cannot."""
         with terminated_is_interrupted(), self.system() as cluster:
             self.say(f"daemons ready after {self.elapsed_s():.1f} s; starting jobs and devices")
             with Children(self.out / "logs") as children:
@@ -163,9 +163,11 @@ class DemoRun:
                     self.board.take(progress)
                 show()
                 if progress is None and (failures := children.failures()):
-                    raise DemoFailed(failures[0])
+                    raise DemoFailedError(failures[0])
                 if self.elapsed_s() > self.timeout_s:
-                    raise DemoFailed(f"not finished after {self.timeout_s:g} s; logs in {self.out}")
+                    raise DemoFailedError(
+                        f"not finished after {self.timeout_s:g} s; logs in {self.out}"
+                    )
 
     @contextmanager
     def display(self) -> Iterator[Any]:
@@ -220,12 +222,12 @@ class DemoRun:
 
 
 def verified(events: Path) -> str:
-    """What ``propius log verify`` says of the run; raises DemoFailed if it found a violation."""
+    """What ``propius log verify`` says of the run; raises DemoFailedError if it found a violation."""
     command = [sys.executable, "-m", "propius.cli", "log", "verify", str(events)]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     said = (outcome.stdout + outcome.stderr).strip()
     if outcome.returncode != 0:
-        raise DemoFailed(f"the event log shows a violation:\n{said}")
+        raise DemoFailedError(f"the event log shows a violation:\n{said}")
     return said
 
 
@@ -233,7 +235,7 @@ def verified(events: Path) -> str:
 def terminated_is_interrupted() -> Iterator[None]:
     """SIGTERM ends the run as Ctrl-C does, so that it cleans up."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.data_link import AsyncModelClient
-from evaluation.demo.progress import Devices, write_progress
+from evaluation.demo.progress import Devices, complain, tell
 from evaluation.digits import Digits
 from evaluation.fedavg import LOCAL_EPOCHS, local_train
 from evaluation.population import Device, Outcome, Population
@@ -97,7 +97,7 @@ class Fleet:
                 failed=self.ended["failed"] + self.ended["dropped"],
                 vanished=self.ended["vanished"],
             )
-            print(write_progress(line), flush=True)
+            tell(line)
 
     async def live(self, device: Device) -> None:
         """One device, from one availability interval to the next, for ever."""
@@ -135,7 +135,7 @@ class Fleet:
                 if not stays:
                     return task_no
             except PropiusError as error:
-                print(f"device {device.index}: {error}", file=sys.stderr)
+                complain(f"device {device.index}: {error}")
                 await asyncio.sleep(PAUSE_AFTER_ERROR_S)
         return task_no
 
@@ -196,7 +196,7 @@ class Fleet:
         try:
             await client.report(assignment, outcome)
         except RefusedError as error:
-            print(f"report of {assignment.job}/{assignment.round}: {error}", file=sys.stderr)
+            complain(f"report of {assignment.job}/{assignment.round}: {error}")
 
     async def model_client(self, endpoint: str) -> AsyncModelClient:
         """The shared connection to a job server."""

@@ -17,7 +17,7 @@ import msgspec
 
 from evaluation.data_link import ModelService
 from evaluation.demo.jobs import DemoJob
-from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched, write_progress
+from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched
 from evaluation.digits import Digits
 from evaluation.fedavg import FedAvg, ServerMomentum, accuracy, initial_weights
 from propius import Job
@@ -76,7 +76,8 @@ class Trainer:
         """Register, train ``rounds`` rounds, complete, and tell the results."""
         plan = self.plan
         with (
-            ModelService(job=0, admit=lambda token: job.admit(token)) as service,
+            # Devices come once the job is registered, so `job` is bound by the first call.
+            ModelService(job=0, admit=lambda token: job.admit(token)) as service,  # noqa: PLW0108
             Job(
                 self.settings.endpoint,
                 name=plan.name,

@@ -5,19 +5,29 @@ aggregation and :class:`JobDone` at the end; the devices' process prints :class:
 second. The parent reads them with :func:`read_progress`; a line that is none of these is an error,
 not noise to be skipped.
 
->>> line = write_progress(Devices(t_s=1.5, online=250, working=40, completed=7, failed=1, vanished=0))
->>> read_progress(line).online
+>>> board = Devices(t_s=1.5, online=250, working=40, completed=7, failed=1, vanished=0)
+>>> read_progress(write_progress(board)).online
 250
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["Devices", "JobDone", "Progress", "RoundDone", "Watched", "read_progress",
-           "write_progress"]  # fmt: skip
+__all__ = [
+    "Devices",
+    "JobDone",
+    "Progress",
+    "RoundDone",
+    "Watched",
+    "complain",
+    "read_progress",
+    "tell",
+    "write_progress",
+]
 
 
 class Watched(msgspec.Struct, tag="watched", frozen=True, kw_only=True):
@@ -88,3 +98,15 @@ def read_progress(line: str) -> Progress:
     except msgspec.DecodeError as error:
         message = f"not a progress line ({error}): {line[:200]!r}"
         raise ValueError(message) from error
+
+
+def tell(progress: Progress) -> None:
+    """Write a progress line to standard output, at once."""
+    sys.stdout.write(write_progress(progress) + "\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Write a line for people to standard error, which the parent keeps as this process's log."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
