@@ -1,0 +1,1 @@
+"""The scheduler: makes plans from jobs and supply; it may be restarted at any time."""
