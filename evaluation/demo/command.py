@@ -222,7 +222,7 @@ class DemoRun:
 
 
 def verified(events: Path) -> str:
-    """What ``propius log verify`` says of the run; raises DemoFailedError if it found a violation."""
+    """What ``propius log verify`` says of the run; raises DemoFailedError on a violation."""
     command = [sys.executable, "-m", "propius.cli", "log", "verify", str(events)]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     said = (outcome.stdout + outcome.stderr).strip()

@@ -17,7 +17,7 @@ import msgspec
 
 from evaluation.data_link import ModelService
 from evaluation.demo.jobs import DemoJob
-from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched
+from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched, tell
 from evaluation.digits import Digits
 from evaluation.fedavg import FedAvg, ServerMomentum, accuracy, initial_weights
 from propius import Job
@@ -50,10 +50,7 @@ def main() -> None:
     """Run the job to its end."""
     settings = msgspec.json.decode(sys.argv[1], type=JobSettings)
     digits = Digits.load(settings.clients, settings.seed)
-    trainer = Trainer(
-        settings, digits, lambda progress: print(write_progress(progress), flush=True)
-    )
-    trainer.run()
+    Trainer(settings, digits, tell).run()
 
 
 class Trainer:
