@@ -153,12 +153,6 @@ def docstrings_of_tests(source: Source) -> Complaints:
             yield function.lineno, f"{function.name} has no docstring"
 
 
-def docstrings_of_modules(source: Source) -> Complaints:
-    """A module says what is here."""
-    if source.text.strip() and not ast.get_docstring(source.tree):
-        yield 1, "no docstring"
-
-
 def export_key(name: str) -> tuple[int, str]:
     """Constants, then classes, then functions, each by name: ruff's order."""
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
@@ -172,18 +166,14 @@ def declared_exports(source: Source) -> list[str] | None:
     return None
 
 
-def exports_are_sorted_and_whole(source: Source) -> Complaints:
-    """`__all__` is in order and names every public class and function of its module."""
-    exports = declared_exports(source)
-    if exports is None:
-        return
+def exports_are_sorted(source: Source) -> Complaints:
+    """`__all__` is in order and names nothing private."""
+    exports = declared_exports(source) or []
     if exports != sorted(exports, key=export_key):
         yield 1, "__all__ is not sorted"
-    for node in source.tree.body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if not node.name.startswith("_") and node.name not in exports:
-            yield node.lineno, f"{node.name} is public, but not in __all__"
+    for name in exports:
+        if name.startswith("_") and not name.endswith("__"):
+            yield 1, f"__all__ names {name}, which is private"
 
 
 RULES: tuple[Rule, ...] = (
@@ -193,8 +183,7 @@ RULES: tuple[Rule, ...] = (
     no_print,
     no_unsafe_code,
     docstrings_of_tests,
-    docstrings_of_modules,
-    exports_are_sorted_and_whole,
+    exports_are_sorted,
 )
 
 
@@ -233,9 +222,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (no_unsafe_code, "propius/a.py", "yaml.load(text)"),
     (no_unsafe_code, "propius/a.py", "subprocess.run(command, shell=True)"),
     (docstrings_of_tests, "tests/a.py", "def test_a():\n    pass"),
-    (docstrings_of_modules, "propius/a.py", "import sys"),
-    (exports_are_sorted_and_whole, "propius/a.py", "__all__ = ['b', 'a']"),
-    (exports_are_sorted_and_whole, "propius/a.py", "__all__ = []\ndef f(): pass"),
+    (exports_are_sorted, "propius/a.py", "__all__ = ['b', 'a']"),
+    (exports_are_sorted, "propius/a.py", "__all__ = ['_a']"),
 ]
 
 
@@ -254,7 +242,7 @@ def pure_sources() -> dict[str, Source]:
         name: source
         for name, source in by_module.items()
         if source.package in PACKAGES
-        and (name.endswith(".core") or name in {"propius.session", "propius.engine"})
+        and (name.endswith((".core", "session")) or name == "propius.engine")
     }
     waiting = list(pure.values())
     while waiting:
@@ -269,13 +257,20 @@ def pure_sources() -> dict[str, Source]:
     return pure
 
 
-def test_cores_and_sessions_are_pure() -> None:
+def impurities(source: Source) -> Complaints:
     """No clock, socket, thread or chance in a core, a session, or what a core is made of."""
+    for line, name in source.imports():
+        if name.split(".")[0] in IMPURE:
+            yield line, f"imports {name}"
+
+
+def test_cores_and_sessions_are_pure() -> None:
+    """Cores and sessions decide from their arguments alone; the rule sees a planted clock."""
+    assert list(impurities(Source("daemons/a/core.py", "from time import monotonic_ns")))
     complaints = [
-        f"{source.path}:{line}: imports {name}"
+        f"{source.path}:{line}: {text}"
         for source in pure_sources().values()
-        for line, name in source.imports()
-        if name.split(".")[0] in IMPURE
+        for line, text in impurities(source)
     ]
     assert not complaints, "\n".join(complaints)
 
