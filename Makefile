@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Folders are listed as well as files: a deleted file changes only its folder.
 RUST_SOURCES := $(shell find rust_core Cargo.toml Cargo.lock .cargo \
 	-name target -prune -o \( -name '*.rs' -o -name '*.toml' -o -name '*.lock' -o -type d \) -print 2>/dev/null)
-CODE := $(wildcard propius daemons evaluation tests benches examples scripts)
+CODE := $(wildcard propius daemons evaluation tests benches examples scripts/*.py)
 # pyo3 asks this interpreter, not whatever python3 happens to be.
 CARGO := PYO3_PYTHON=$(CURDIR)/$(PYTHON) cargo
 CARGO_FLAGS := --locked --manifest-path rust_core/Cargo.toml
