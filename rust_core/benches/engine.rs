@@ -1,0 +1,115 @@
+//! Times the two hot calls, `Matcher::check_in` and `Planner::plan`, at the sizes of the paper's
+//! figure 10 and ours. `cargo bench` runs it.
+//!
+//! A plain program: the figures wanted are medians over many calls, which take a loop and not a
+//! framework with a hundred dependencies. Each part asserts that the work was done.
+
+use std::time::Instant;
+
+use _core::RoundKey;
+use _core::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
+use _core::planner::{JobSpec, Planner, PlannerConfig};
+
+const DIMENSIONS: usize = 4;
+
+fn main() {
+    assert_eq!(_core::BUILD_PROFILE, "release", "a debug build says nothing about speed");
+    for rounds in [1, 100, 1_000] {
+        check_in_with_offer(rounds);
+    }
+    for waiting in [0, 100_000] {
+        check_in_and_wait(waiting);
+    }
+    for policy in ["fifo", "random", "srsf", "irs"] {
+        plan(policy);
+    }
+}
+
+/// `rounds` open rounds in up to 100 groups; each device is offered something.
+fn check_in_with_offer(rounds: u32) {
+    let mut matcher = Matcher::new(MatcherConfig::new(DIMENSIONS)).expect("a good configuration");
+    let groups = rounds.min(100);
+    let group = |id: u32| PlanGroup {
+        requirement_id: id,
+        vector: vec![f64::from(id % 10), f64::from(id / 10), 0.0, 0.0],
+        rounds: (id..rounds).step_by(groups as usize).map(open_round).collect(),
+    };
+    let groups = (0..groups).map(group).collect();
+    let update = PlanUpdate { version: 1, ranked: true, groups, ..Default::default() };
+    matcher.apply_plan(update).expect("a good plan");
+    let mut offered = 0;
+    let median_ns = median_ns(200_000, |i| {
+        let spec = [f64::from(i % 12), f64::from(i / 12 % 12), 1.0, 1.0];
+        let tasks = matcher.check_in(u64::from(i), u128::from(i), &spec, 1.0, 0);
+        offered += usize::from(!tasks.expect("a good spec").is_empty());
+    });
+    assert_eq!(offered, 200_000);
+    println!("check_in, {rounds} open rounds: {median_ns} ns");
+}
+
+fn open_round(job: u32) -> PlanRound {
+    PlanRound { key: RoundKey { job: u64::from(job), round: 0 }, rank: job, quota: u32::MAX }
+}
+
+/// Nothing is open: each device joins those who wait already.
+fn check_in_and_wait(waiting: u32) {
+    let config = MatcherConfig { waiting_max: 1_000_000, ..MatcherConfig::new(DIMENSIONS) };
+    let mut matcher = Matcher::new(config).expect("a good configuration");
+    let mut check_in = |i: u32| {
+        let spec = [f64::from(i % 12), 1.0, 1.0, 1.0];
+        matcher.check_in(u64::from(i), u128::from(i), &spec, 1.0, u64::MAX).expect("a good spec");
+    };
+    (0..waiting).for_each(&mut check_in);
+    let median_ns = median_ns(50_000, |i| check_in(waiting + i));
+    assert_eq!(matcher.counts().waiting, waiting as usize + 50_000);
+    println!("check_in, {waiting} clients wait: {median_ns} ns");
+}
+
+/// 1,000 rounds in 100 groups, 1,000 signatures in the supply, 4 managers.
+fn plan(policy: &str) {
+    let mut planner = Planner::new(&PlannerConfig::new(policy, DIMENSIONS)).expect("known");
+    (0..4).for_each(|manager| planner.add_manager(manager));
+    for job in 0..1_000_u32 {
+        let id = job % 100;
+        // A requirement bounds one of the four attributes, so signatures can be many.
+        let mut requirement = vec![0.0; DIMENSIONS];
+        requirement[id as usize % DIMENSIONS] = f64::from(1 + id / 4);
+        let spec = JobSpec {
+            requirement_id: id,
+            requirement,
+            registered_ns: u64::from(job),
+            demand_estimate: 100,
+            rounds_estimate: 100,
+        };
+        planner.put_job(u64::from(job), spec).expect("a good job");
+        let key = RoundKey { job: u64::from(job), round: 0 };
+        planner.open_round(key, 10 + job % 90, 0).expect("the job is known");
+    }
+    let digit = |i: u32, place: u32| f64::from(i / 6_u32.pow(place) % 6 * 5);
+    let specs: Vec<f64> = (0..1_000).flat_map(|i| (0..4).map(move |p| digit(i, p))).collect();
+    for manager in 0..4 {
+        planner.add_supply(manager, 0, 4_000, &specs, &[1.0; 1_000]).expect("good supply");
+    }
+    let median_ns = median_ns(200, |i| {
+        let plan = planner.plan(u64::from(i));
+        assert_eq!(plan.groups.iter().map(|group| group.rounds.len()).sum::<usize>(), 1_000);
+    });
+    let specs = planner.counts().specs;
+    println!(
+        "plan, {policy}, 1000 rounds, 100 groups, {specs} signatures: {} us",
+        median_ns / 1000
+    );
+}
+
+/// The median time of a call, over `calls` calls timed in up to 200 stretches.
+fn median_ns(calls: u32, mut call: impl FnMut(u32)) -> u128 {
+    let stretch = (calls / 200).max(1);
+    let mut times = Vec::new();
+    for first in (0..calls).step_by(stretch as usize) {
+        let start = Instant::now();
+        (first..first + stretch).for_each(&mut call);
+        times.push(start.elapsed().as_nanos() / u128::from(stretch));
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}

@@ -1,0 +1,97 @@
+//! The supply that this manager sees: distinct devices per time bucket, and a sample of them.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::MatcherConfig;
+use crate::Device;
+use crate::random::SplitMix64;
+
+/// A bucket remembers so many devices; beyond, repeated check-ins within it are counted again.
+const DISTINCT_MAX: usize = 1 << 20;
+/// So many closed buckets wait to be taken; beyond, the oldest are lost.
+const CLOSED_MAX: usize = 1024;
+
+/// The devices that checked in within one span of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SupplyBucket {
+    /// When the span began.
+    pub start_ns: u64,
+    /// How many distinct devices.
+    pub distinct_devices: u64,
+    /// The specs of a uniform sample of them, one after the other.
+    pub specs: Vec<f64>,
+    /// The speed scores of the same sample.
+    pub options: Vec<f64>,
+}
+
+#[derive(Debug)]
+pub(super) struct SupplyCounter {
+    bucket_ns: u64,
+    sample_max: usize,
+    random: SplitMix64,
+    open: Option<SupplyBucket>,
+    /// The devices of the open bucket. Strangers choose device ids, hence the keyed hasher; never
+    /// iterated.
+    seen: HashSet<Device>,
+    closed: VecDeque<SupplyBucket>,
+}
+
+impl SupplyCounter {
+    pub(super) fn new(config: &MatcherConfig) -> Self {
+        Self {
+            bucket_ns: config.supply_bucket_ns,
+            sample_max: config.supply_sample_max,
+            random: SplitMix64::new(config.seed),
+            open: None,
+            seen: HashSet::new(),
+            closed: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn count(&mut self, now_ns: u64, device: Device, spec: &[f64], option: f64) {
+        self.close(now_ns);
+        let start_ns = now_ns - now_ns % self.bucket_ns;
+        let bucket =
+            self.open.get_or_insert_with(|| SupplyBucket { start_ns, ..Default::default() });
+        let is_full = self.seen.len() >= DISTINCT_MAX;
+        let is_new = if is_full { !self.seen.contains(&device) } else { self.seen.insert(device) };
+        if !is_new {
+            return;
+        }
+        bucket.distinct_devices += 1;
+        if bucket.options.len() < self.sample_max {
+            bucket.specs.extend_from_slice(spec);
+            bucket.options.push(option);
+            return;
+        }
+        // Reservoir sampling: the n-th device replaces one of the sample with probability max/n.
+        let place = self.random.below(bucket.distinct_devices);
+        if let Some(place) = usize::try_from(place).ok().filter(|p| *p < self.sample_max) {
+            bucket.specs[place * spec.len()..][..spec.len()].copy_from_slice(spec);
+            bucket.options[place] = option;
+        }
+    }
+
+    fn close(&mut self, now_ns: u64) {
+        let ended =
+            |bucket: &SupplyBucket| bucket.start_ns.saturating_add(self.bucket_ns) <= now_ns;
+        if !self.open.as_ref().is_some_and(ended) {
+            return;
+        }
+        if self.closed.len() == CLOSED_MAX {
+            self.closed.pop_front();
+        }
+        self.closed.extend(self.open.take());
+        self.seen.clear();
+    }
+
+    pub(super) fn take(&mut self, now_ns: u64) -> Vec<SupplyBucket> {
+        self.close(now_ns);
+        self.closed.drain(..).collect()
+    }
+
+    pub(super) fn due_ns(&self) -> Option<u64> {
+        let oldest = self.closed.front().or(self.open.as_ref())?;
+        Some(oldest.start_ns.saturating_add(self.bucket_ns))
+    }
+}

@@ -1,0 +1,302 @@
+//! The planner: jobs, their open rounds and the recent supply, made into plans by a policy.
+//!
+//! Not here: the rules (see [`crate::policy`]), and what a plan does to clients (see
+//! [`crate::matcher`]).
+
+mod plan;
+mod supply;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::policy::{self, GroupView, Policy, PolicyView, RoundView};
+use crate::{Error, Job, Manager, RequirementId, Result, RoundKey, check_vector};
+
+use supply::SupplyWindow;
+
+pub use plan::{Plan, PlannedGroup, PlannedRound};
+
+/// The settings of a planner.
+#[derive(Clone, Debug)]
+pub struct PlannerConfig {
+    /// The name of the policy.
+    pub policy: String,
+    /// The length of every spec and requirement.
+    pub dimensions: usize,
+    /// The seed of policies that draw.
+    pub seed: u64,
+    /// How far back supply counts.
+    pub supply_window_ns: u64,
+    /// How many sampled devices are kept at most; the oldest buckets are forgotten first.
+    pub supply_samples_max: usize,
+    /// The version of the first plan is one more than this.
+    pub first_version: u64,
+}
+
+impl PlannerConfig {
+    /// The defaults for a policy and specs of this length.
+    pub fn new(policy: &str, dimensions: usize) -> Self {
+        Self {
+            policy: policy.to_owned(),
+            dimensions,
+            seed: 0,
+            supply_window_ns: 600_000_000_000,
+            supply_samples_max: 65_536,
+            first_version: 0,
+        }
+    }
+}
+
+/// What a job registers with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobSpec {
+    /// The id of its requirement.
+    pub requirement_id: RequirementId,
+    /// The lower bounds that a device must meet.
+    pub requirement: Vec<f64>,
+    /// When it registered.
+    pub registered_ns: u64,
+    /// The demand that it expects of a round.
+    pub demand_estimate: u64,
+    /// The rounds that it expects to run.
+    pub rounds_estimate: u64,
+}
+
+#[derive(Debug)]
+struct JobState {
+    spec: JobSpec,
+    /// Its one current round, if any.
+    round: Option<OpenRound>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OpenRound {
+    round: u32,
+    demand: u32,
+    allocated: u32,
+}
+
+impl OpenRound {
+    fn remaining(self) -> u32 {
+        self.demand.saturating_sub(self.allocated)
+    }
+}
+
+#[derive(Debug)]
+struct Requirement {
+    vector: Vec<f64>,
+    /// How many jobs registered with it.
+    jobs: usize,
+}
+
+/// How many of each thing a planner holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlannerCounts {
+    /// Registered jobs.
+    pub jobs: usize,
+    /// Rounds that lack devices.
+    pub open_rounds: usize,
+    /// Distinct requirements of registered jobs.
+    pub requirements: usize,
+    /// Known client managers.
+    pub managers: usize,
+    /// Distinct specs in the supply window.
+    pub specs: usize,
+    /// Sampled devices in the supply window.
+    pub samples: usize,
+}
+
+/// See the [module](self).
+pub struct Planner {
+    policy: &'static dyn Policy,
+    dimensions: usize,
+    seed: u64,
+    version: u64,
+    jobs: BTreeMap<Job, JobState>,
+    requirements: BTreeMap<RequirementId, Requirement>,
+    managers: BTreeSet<Manager>,
+    supply: SupplyWindow,
+}
+
+impl Planner {
+    /// A planner without jobs, managers and supply.
+    pub fn new(config: &PlannerConfig) -> Result<Self> {
+        if config.dimensions == 0 {
+            return Err(Error::OutOfRange { what: "dimensions", rule: "at least 1" });
+        }
+        if !(1..=supply::SAMPLES_MAX).contains(&config.supply_samples_max) {
+            return Err(Error::OutOfRange { what: "supply_samples_max", rule: "1 to 524288" });
+        }
+        Ok(Self {
+            policy: policy::find(&config.policy)?,
+            dimensions: config.dimensions,
+            seed: config.seed,
+            version: config.first_version,
+            jobs: BTreeMap::new(),
+            requirements: BTreeMap::new(),
+            managers: BTreeSet::new(),
+            supply: SupplyWindow::new(config),
+        })
+    }
+
+    /// Forgets jobs and rounds, before a snapshot; supply, managers and the version stay.
+    pub fn reset(&mut self) {
+        self.jobs.clear();
+        self.requirements.clear();
+    }
+
+    /// Adds a job, or replaces what is known of it; its round stays.
+    pub fn put_job(&mut self, job: Job, spec: JobSpec) -> Result<()> {
+        check_vector("requirement", &spec.requirement, self.dimensions)?;
+        let before = self.jobs.get(&job).map(|known| known.spec.requirement_id);
+        if let Some(known) = self.requirements.get(&spec.requirement_id) {
+            let others = known.jobs - usize::from(before == Some(spec.requirement_id));
+            if others > 0 && known.vector != spec.requirement {
+                return Err(Error::ConflictingRequirement(spec.requirement_id));
+            }
+        }
+        let round = self.jobs.remove(&job).and_then(|known| known.round);
+        if let Some(id) = before {
+            self.release_requirement(id);
+        }
+        let vector = spec.requirement.clone();
+        let new = Requirement { vector, jobs: 0 };
+        self.requirements.entry(spec.requirement_id).or_insert(new).jobs += 1;
+        self.jobs.insert(job, JobState { spec, round });
+        Ok(())
+    }
+
+    /// Forgets a job and its round; an unknown one is forgotten already.
+    pub fn remove_job(&mut self, job: Job) {
+        if let Some(known) = self.jobs.remove(&job) {
+            self.release_requirement(known.spec.requirement_id);
+        }
+    }
+
+    fn release_requirement(&mut self, id: RequirementId) {
+        let requirement = self.requirements.get_mut(&id).expect("a job's requirement is known");
+        requirement.jobs -= 1;
+        if requirement.jobs == 0 {
+            self.requirements.remove(&id);
+        }
+    }
+
+    /// Sets the job's one current round.
+    pub fn open_round(&mut self, key: RoundKey, demand: u32, allocated: u32) -> Result<()> {
+        let job = self.jobs.get_mut(&key.job).ok_or(Error::UnknownJob(key.job))?;
+        job.round = Some(OpenRound { round: key.round, demand, allocated });
+        Ok(())
+    }
+
+    /// Sets how many slots of the round are allocated. False: it is not the job's current round,
+    /// and nothing changed.
+    pub fn set_allocated(&mut self, key: RoundKey, allocated: u32) -> bool {
+        let round = self.jobs.get_mut(&key.job).and_then(|job| job.round.as_mut());
+        let Some(round) = round.filter(|round| round.round == key.round) else {
+            return false;
+        };
+        round.allocated = allocated;
+        true
+    }
+
+    /// The round ended. One that is not the job's current round is ignored.
+    pub fn close_round(&mut self, key: RoundKey) {
+        if let Some(job) = self.jobs.get_mut(&key.job) {
+            job.round = job.round.filter(|round| round.round != key.round);
+        }
+    }
+
+    /// Counts a bucket of a manager's supply: `distinct_devices`, of which the specs (one after the
+    /// other) and speeds are a sample. The same bucket again replaces the first.
+    pub fn add_supply(
+        &mut self,
+        manager: Manager,
+        bucket_start_ns: u64,
+        distinct_devices: u64,
+        specs: &[f64],
+        options: &[f64],
+    ) -> Result<()> {
+        let expected = options.len() * self.dimensions;
+        check_vector("specs", specs, expected)?;
+        check_vector("options", options, options.len())?;
+        if u32::try_from(distinct_devices).is_err() || (options.len() as u64) > distinct_devices {
+            let rule = "no less than the sample and below 2^32";
+            return Err(Error::OutOfRange { what: "distinct_devices", rule });
+        }
+        self.supply.add(manager, bucket_start_ns, distinct_devices, specs);
+        Ok(())
+    }
+
+    /// A client manager that gets quotas from now on.
+    pub fn add_manager(&mut self, manager: Manager) {
+        self.managers.insert(manager);
+    }
+
+    /// A client manager is gone. Its supply stays in the window: its clients go to the others.
+    pub fn remove_manager(&mut self, manager: Manager) {
+        self.managers.remove(&manager);
+    }
+
+    /// Makes the next plan. Versions grow by one.
+    pub fn plan(&mut self, now_ns: u64) -> Plan {
+        self.version += 1;
+        let used = self.requirements.iter().map(|(id, r)| (*id, r.vector.as_slice()));
+        self.supply.refresh(now_ns, used);
+        let groups = self.groups_by_scarcity();
+        let managers: Vec<Manager> = self.managers.iter().copied().collect();
+        let ids: Vec<RequirementId> = groups.iter().map(|group| group.requirement_id).collect();
+        let (signatures, shares) = self.supply.count(&ids, &managers);
+        let rounds = self.rounds(&ids);
+        let view = PolicyView { seed: self.seed, rounds, groups, signatures };
+        let decision = self.policy.decide(&view);
+        let vectors = ids.iter().map(|id| self.requirements[id].vector.clone()).zip(shares);
+        Plan::new(self.version, self.policy.is_ranked(), managers, &view, vectors, &decision)
+    }
+
+    /// How many of each thing there are.
+    pub fn counts(&self) -> PlannerCounts {
+        let rounds = self.jobs.values().filter_map(|job| job.round);
+        PlannerCounts {
+            jobs: self.jobs.len(),
+            open_rounds: rounds.filter(|round| round.remaining() > 0).count(),
+            requirements: self.requirements.len(),
+            managers: self.managers.len(),
+            specs: self.supply.specs(),
+            samples: self.supply.samples(),
+        }
+    }
+
+    fn open_rounds(&self) -> impl Iterator<Item = (RoundKey, &JobSpec, u32)> + '_ {
+        self.jobs.iter().filter_map(|(job, state)| {
+            let round = state.round?;
+            let key = RoundKey { job: *job, round: round.round };
+            (round.remaining() > 0).then_some((key, &state.spec, round.remaining()))
+        })
+    }
+
+    /// The requirements with rounds that lack devices, in the order of [`PolicyView::groups`].
+    fn groups_by_scarcity(&self) -> Vec<GroupView> {
+        let open: BTreeSet<RequirementId> =
+            self.open_rounds().map(|(_, job, _)| job.requirement_id).collect();
+        let open: Vec<RequirementId> = open.into_iter().collect();
+        let to_view = |(requirement_id, supply)| GroupView { requirement_id, supply };
+        let supplies = self.supply.of_each(&open);
+        let mut groups: Vec<GroupView> = open.into_iter().zip(supplies).map(to_view).collect();
+        let strictness =
+            |group: &GroupView| self.requirements[&group.requirement_id].vector.iter().sum::<f64>();
+        // The sort is stable: what is equal in both stays in the order of ids.
+        groups.sort_by(|a, b| {
+            let by_supply = a.supply.total_cmp(&b.supply);
+            by_supply.then_with(|| strictness(b).total_cmp(&strictness(a)))
+        });
+        groups
+    }
+
+    fn rounds(&self, groups: &[RequirementId]) -> Vec<RoundView> {
+        let group_of: BTreeMap<RequirementId, usize> = groups.iter().copied().zip(0..).collect();
+        let to_view = |(key, spec, remaining): (RoundKey, &JobSpec, u32)| {
+            let (group, registered_ns) = (group_of[&spec.requirement_id], spec.registered_ns);
+            RoundView { key, group, remaining, registered_ns }
+        };
+        self.open_rounds().map(to_view).collect()
+    }
+}

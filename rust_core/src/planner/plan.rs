@@ -1,0 +1,141 @@
+//! A plan as the planner makes it: for every manager the same, but for the quotas.
+
+use std::fmt::Write;
+
+use crate::policy::{Decision, GroupView, PolicyView};
+use crate::{Error, Manager, RequirementId, Result, RoundKey};
+
+/// A round that lacks devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedRound {
+    /// Which round.
+    pub key: RoundKey,
+    /// Its place in the global order, from 0.
+    pub rank: u32,
+    /// How many devices it lacks.
+    pub remaining: u32,
+}
+
+/// The open rounds with one requirement, in the order in which they are served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedGroup {
+    /// The requirement.
+    pub requirement_id: RequirementId,
+    /// Its lower bounds.
+    pub vector: Vec<f64>,
+    /// How many devices of the recent supply meet it.
+    pub supply: f64,
+    /// Its rounds.
+    pub rounds: Vec<PlannedRound>,
+    /// The weight of each manager in the supply of the group.
+    shares: Vec<u64>,
+}
+
+/// The scheduler's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Grows by one with each plan.
+    pub version: u64,
+    /// True: clients follow the global rank. False: they follow the preferences.
+    pub ranked: bool,
+    /// The groups, scarcest first.
+    pub groups: Vec<PlannedGroup>,
+    /// For a signature (requirement ids, ascending) the groups that its devices serve first. The
+    /// others follow in the order of `fallback`, so a signature whose owner is its scarcest group
+    /// needs no entry and has none.
+    pub preferences: Vec<(Vec<RequirementId>, Vec<RequirementId>)>,
+    /// All groups, scarcest first.
+    pub fallback: Vec<RequirementId>,
+    managers: Vec<Manager>,
+}
+
+impl Plan {
+    pub(super) fn new(
+        version: u64,
+        ranked: bool,
+        managers: Vec<Manager>,
+        view: &PolicyView,
+        vectors_and_shares: impl Iterator<Item = (Vec<f64>, Vec<u64>)>,
+        decision: &Decision,
+    ) -> Self {
+        let empty = |(group, (vector, shares)): (&GroupView, _)| PlannedGroup {
+            requirement_id: group.requirement_id,
+            vector,
+            supply: group.supply,
+            rounds: Vec::new(),
+            shares,
+        };
+        let mut groups: Vec<PlannedGroup> =
+            view.groups.iter().zip(vectors_and_shares).map(empty).collect();
+        for (rank, index) in (0..).zip(&decision.order) {
+            let round = &view.rounds[*index];
+            let planned = PlannedRound { key: round.key, rank, remaining: round.remaining };
+            groups[round.group].rounds.push(planned);
+        }
+        let preferences = preferences(view, decision);
+        let fallback = groups.iter().map(|group| group.requirement_id).collect();
+        Self { version, ranked, groups, preferences, fallback, managers }
+    }
+
+    /// For each round, in the order of the groups, how many devices this manager may hold for it:
+    /// its share (by the supply of the round's group) of what the round lacks, rounded up, at
+    /// least 1 and never more than the round lacks.
+    ///
+    /// So N managers wake at most N − 1 devices too many for a round, and none can starve because
+    /// the right devices came to another manager than before.
+    pub fn quotas(&self, manager: Manager) -> Result<Vec<u32>> {
+        let place = self.managers.binary_search(&manager);
+        let place = place.map_err(|_| Error::UnknownManager(manager))?;
+        let quota = |group: &PlannedGroup, remaining: u32| {
+            let total: u64 = group.shares.iter().sum();
+            let (part, whole) = match total {
+                0 => (1, self.managers.len() as u64),
+                _ => (group.shares[place], total),
+            };
+            let share = (u128::from(remaining) * u128::from(part)).div_ceil(u128::from(whole));
+            u32::try_from(share).unwrap_or(remaining).clamp(1, remaining)
+        };
+        let of_group = |group: &PlannedGroup| -> Vec<u32> {
+            group.rounds.iter().map(|round| quota(group, round.remaining)).collect()
+        };
+        Ok(self.groups.iter().flat_map(of_group).collect())
+    }
+
+    /// The managers that have quotas, ascending.
+    pub fn managers(&self) -> &[Manager] {
+        &self.managers
+    }
+
+    /// The plan in words, a line a round and a line a preference, for people.
+    pub fn explain(&self) -> String {
+        let rule = if self.ranked { "by rank" } else { "by preference of signatures" };
+        let mut text = format!("plan {} serves {rule}\n", self.version);
+        for group in &self.groups {
+            let _ = writeln!(text, "group {} supply {:.1}", group.requirement_id, group.supply);
+            for PlannedRound { key, rank, remaining } in &group.rounds {
+                let (job, round) = (key.job, key.round);
+                let _ = writeln!(text, "  rank {rank} job {job} round {round} lacks {remaining}");
+            }
+        }
+        for (signature, order) in &self.preferences {
+            let _ = writeln!(text, "signature {signature:?} serves {order:?} first");
+        }
+        text
+    }
+}
+
+fn preferences(
+    view: &PolicyView,
+    decision: &Decision,
+) -> Vec<(Vec<RequirementId>, Vec<RequirementId>)> {
+    let id = |group: usize| view.groups[group].requirement_id;
+    let mut by_id: Vec<usize> = (0..view.groups.len()).collect();
+    by_id.sort_unstable_by_key(|group| id(*group));
+    let signatures = view.signatures.iter().zip(decision.owners.iter().flatten());
+    let unusual = signatures.filter_map(|(signature, owner)| {
+        let owner = owner.filter(|owner| signature.groups().next() != Some(*owner))?;
+        let ids = by_id.iter().filter(|group| signature.meets(**group)).map(|group| id(*group));
+        Some((ids.collect(), vec![id(owner)]))
+    });
+    unusual.collect()
+}

@@ -1,0 +1,453 @@
+//! The Python module `propius._core`: conversions and nothing else.
+//!
+//! Wrong types raise `TypeError` as everywhere in Python; everything else that is wrong raises
+//! `EngineError` or a subclass, made from [`Error`] in one place. What the calls mean is written
+//! at their Rust counterparts and in `propius/engine.py`.
+
+#![expect(clippy::needless_pass_by_value, reason = "pyo3 passes what it extracted")]
+
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::matcher::{self, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
+use crate::planner::{self, JobSpec, PlannerConfig};
+use crate::{Device, Error, RoundKey};
+
+pyo3::create_exception!(
+    propius._core,
+    EngineError,
+    PyValueError,
+    "A call of the engine was wrong."
+);
+pyo3::create_exception!(propius._core, MatcherFull, EngineError, "No more clients may wait.");
+pyo3::create_exception!(
+    propius._core,
+    DeviceClaiming,
+    EngineError,
+    "The device's claim is undecided."
+);
+pyo3::create_exception!(propius._core, InvariantBroken, EngineError, "A bug of the engine.");
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::MatcherFull { .. } => MatcherFull::new_err(text),
+            Error::DeviceClaiming(_) => DeviceClaiming::new_err(text),
+            Error::Broken(_) => InvariantBroken::new_err(text),
+            _ => EngineError::new_err(text),
+        }
+    }
+}
+
+/// An unsigned integer from Python: one that does not fit is an `EngineError`, not the
+/// `OverflowError` that pyo3 raises by itself.
+#[derive(Clone, Copy)]
+struct Nat<T>(T);
+
+impl<'a, 'py, T> FromPyObject<'a, 'py> for Nat<T>
+where
+    T: FromPyObject<'a, 'py, Error = PyErr>,
+{
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.extract::<T>().map(Self).map_err(|error| {
+            if !error.is_instance_of::<PyOverflowError>(object.py()) {
+                return error;
+            }
+            let bits = 8 * size_of::<T>();
+            Error::BadInteger(format!("{} is not between 0 and 2^{bits} - 1", *object)).into()
+        })
+    }
+}
+
+/// A device id, which Python writes as 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy)]
+struct DeviceId(Device);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for DeviceId {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let text: String = object.extract()?;
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if text.len() == 32 && text.bytes().all(is_digit) {
+            let device = Device::from_str_radix(&text, 16);
+            return Ok(Self(device.expect("32 hexadecimal digits are 128 bits")));
+        }
+        let shown: String = text.chars().take(40).collect();
+        Err(Error::BadDevice(shown).into())
+    }
+}
+
+fn hex(device: Device) -> String {
+    format!("{device:032x}")
+}
+
+type Task = (u64, u32);
+type NatTask = (Nat<u64>, Nat<u32>);
+
+fn key((job, round): NatTask) -> RoundKey {
+    RoundKey { job: job.0, round: round.0 }
+}
+
+fn tasks(keys: &[RoundKey]) -> Vec<Task> {
+    keys.iter().map(|key| (key.job, key.round)).collect()
+}
+
+fn ids(list: Vec<Nat<u32>>) -> Vec<u32> {
+    list.into_iter().map(|id| id.0).collect()
+}
+
+type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>);
+type NatGroup = (Nat<u32>, Vec<f64>, Vec<NatRound>);
+type NatPreference = (Vec<Nat<u32>>, Vec<Nat<u32>>);
+
+fn plan_group((requirement_id, vector, rounds): NatGroup) -> PlanGroup {
+    let round = |(job, round, rank, quota): NatRound| PlanRound {
+        key: key((job, round)),
+        rank: rank.0,
+        quota: quota.0,
+    };
+    let rounds = rounds.into_iter().map(round).collect();
+    PlanGroup { requirement_id: requirement_id.0, vector, rounds }
+}
+
+/// One client manager's clients, and what they are offered.
+#[pyclass(module = "propius._core", name = "Matcher")]
+struct PyMatcher(matcher::Matcher);
+
+#[pymethods]
+impl PyMatcher {
+    #[new]
+    #[pyo3(signature = (*, dimensions, tasks_per_offer_max=Nat(20),
+        offer_timeout_ns=Nat(10_000_000_000), waiting_max=Nat(100_000), declined_max=Nat(64),
+        supply_bucket_ns=Nat(1_000_000_000), supply_sample_max=Nat(256), seed=Nat(0)))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn new(
+        dimensions: Nat<usize>,
+        tasks_per_offer_max: Nat<usize>,
+        offer_timeout_ns: Nat<u64>,
+        waiting_max: Nat<usize>,
+        declined_max: Nat<usize>,
+        supply_bucket_ns: Nat<u64>,
+        supply_sample_max: Nat<usize>,
+        seed: Nat<u64>,
+    ) -> PyResult<Self> {
+        let config = MatcherConfig {
+            dimensions: dimensions.0,
+            tasks_per_offer_max: tasks_per_offer_max.0,
+            offer_timeout_ns: offer_timeout_ns.0,
+            waiting_max: waiting_max.0,
+            declined_max: declined_max.0,
+            supply_bucket_ns: supply_bucket_ns.0,
+            supply_sample_max: supply_sample_max.0,
+            seed: seed.0,
+        };
+        Ok(Self(matcher::Matcher::new(config)?))
+    }
+
+    #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn apply_plan(
+        &mut self,
+        now_ns: Nat<u64>,
+        version: Nat<u64>,
+        seq: Nat<u64>,
+        ranked: bool,
+        groups: Vec<NatGroup>,
+        preferences: Vec<NatPreference>,
+        fallback: Vec<Nat<u32>>,
+    ) -> PyResult<bool> {
+        let _ = now_ns;
+        let preference = |(signature, order)| (ids(signature), ids(order));
+        let update = PlanUpdate {
+            version: version.0,
+            seq: seq.0,
+            ranked,
+            groups: groups.into_iter().map(plan_group).collect(),
+            preferences: preferences.into_iter().map(preference).collect(),
+            fallback: ids(fallback),
+        };
+        Ok(self.0.apply_plan(update)?)
+    }
+
+    fn expect_new_versions(&mut self) {
+        self.0.expect_new_versions();
+    }
+
+    fn check_in(
+        &mut self,
+        now_ns: Nat<u64>,
+        device: DeviceId,
+        spec: Vec<f64>,
+        option: f64,
+        hold_until_ns: Nat<u64>,
+    ) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
+    }
+
+    fn match_waiting(&mut self, now_ns: Nat<u64>) -> Vec<(String, Vec<Task>)> {
+        let made = self.0.match_waiting(now_ns.0);
+        made.iter().map(|(device, keys)| (hex(*device), tasks(keys))).collect()
+    }
+
+    fn accept(
+        &mut self,
+        now_ns: Nat<u64>,
+        device: DeviceId,
+        job: Nat<u64>,
+        round: Nat<u32>,
+    ) -> bool {
+        self.0.accept(now_ns.0, device.0, key((job, round)))
+    }
+
+    fn assigned(&mut self, now_ns: Nat<u64>, device: DeviceId, seq: Nat<u64>) {
+        let _ = now_ns;
+        self.0.assigned(device.0, seq.0);
+    }
+
+    fn refused(&mut self, now_ns: Nat<u64>, device: DeviceId) -> bool {
+        self.0.refused(now_ns.0, device.0)
+    }
+
+    fn decline(&mut self, now_ns: Nat<u64>, device: DeviceId, rounds: Vec<NatTask>) {
+        let _ = now_ns;
+        let rounds: Vec<RoundKey> = rounds.into_iter().map(key).collect();
+        self.0.decline(device.0, &rounds);
+    }
+
+    fn forget(&mut self, now_ns: Nat<u64>, device: DeviceId) {
+        let _ = now_ns;
+        self.0.forget(device.0);
+    }
+
+    fn expire(&mut self, now_ns: Nat<u64>) -> (Vec<String>, Vec<String>) {
+        let (holds, offers) = self.0.expire(now_ns.0);
+        (holds.into_iter().map(hex).collect(), offers.into_iter().map(hex).collect())
+    }
+
+    fn due_ns(&self) -> Option<u64> {
+        self.0.due_ns()
+    }
+
+    fn take_supply(&mut self, now_ns: Nat<u64>) -> Vec<(u64, u64, Vec<f64>, Vec<f64>)> {
+        let buckets = self.0.take_supply(now_ns.0).into_iter();
+        buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
+    }
+
+    fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.would_offer(&spec)?))
+    }
+
+    fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
+        let counts = self.0.counts();
+        [
+            ("waiting", counts.waiting),
+            ("offered", counts.offered),
+            ("claiming", counts.claiming),
+            ("signatures", counts.signatures),
+            ("open_rounds", counts.open_rounds),
+        ]
+        .into()
+    }
+
+    fn check(&self) -> PyResult<()> {
+        Ok(self.0.check()?)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Matcher {:?}>", self.0.counts())
+    }
+}
+
+/// Jobs, rounds and supply, made into plans.
+#[pyclass(module = "propius._core", name = "Planner")]
+struct PyPlanner(planner::Planner);
+
+#[pymethods]
+impl PyPlanner {
+    #[new]
+    #[pyo3(signature = (*, policy, dimensions, seed=Nat(0), supply_window_ns=Nat(600_000_000_000),
+        supply_samples_max=Nat(65_536), first_version=Nat(0)))]
+    fn new(
+        policy: String,
+        dimensions: Nat<usize>,
+        seed: Nat<u64>,
+        supply_window_ns: Nat<u64>,
+        supply_samples_max: Nat<usize>,
+        first_version: Nat<u64>,
+    ) -> PyResult<Self> {
+        let config = PlannerConfig {
+            policy,
+            dimensions: dimensions.0,
+            seed: seed.0,
+            supply_window_ns: supply_window_ns.0,
+            supply_samples_max: supply_samples_max.0,
+            first_version: first_version.0,
+        };
+        Ok(Self(planner::Planner::new(&config)?))
+    }
+
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+
+    fn put_job(
+        &mut self,
+        job: Nat<u64>,
+        requirement_id: Nat<u32>,
+        requirement: Vec<f64>,
+        registered_ns: Nat<u64>,
+        demand_estimate: Nat<u64>,
+        rounds_estimate: Nat<u64>,
+    ) -> PyResult<()> {
+        let spec = JobSpec {
+            requirement_id: requirement_id.0,
+            requirement,
+            registered_ns: registered_ns.0,
+            demand_estimate: demand_estimate.0,
+            rounds_estimate: rounds_estimate.0,
+        };
+        Ok(self.0.put_job(job.0, spec)?)
+    }
+
+    fn remove_job(&mut self, job: Nat<u64>) {
+        self.0.remove_job(job.0);
+    }
+
+    fn open_round(
+        &mut self,
+        job: Nat<u64>,
+        round: Nat<u32>,
+        demand: Nat<u32>,
+        allocated: Nat<u32>,
+        opened_ns: Nat<u64>,
+    ) -> PyResult<()> {
+        let _ = opened_ns;
+        Ok(self.0.open_round(key((job, round)), demand.0, allocated.0)?)
+    }
+
+    fn set_allocated(&mut self, job: Nat<u64>, round: Nat<u32>, allocated: Nat<u32>) -> bool {
+        self.0.set_allocated(key((job, round)), allocated.0)
+    }
+
+    fn close_round(&mut self, job: Nat<u64>, round: Nat<u32>) {
+        self.0.close_round(key((job, round)));
+    }
+
+    fn add_supply(
+        &mut self,
+        manager: Nat<u32>,
+        bucket_start_ns: Nat<u64>,
+        distinct_devices: Nat<u64>,
+        specs_flat: Vec<f64>,
+        options: Vec<f64>,
+    ) -> PyResult<()> {
+        let (manager, start_ns, distinct) = (manager.0, bucket_start_ns.0, distinct_devices.0);
+        Ok(self.0.add_supply(manager, start_ns, distinct, &specs_flat, &options)?)
+    }
+
+    fn add_manager(&mut self, manager: Nat<u32>) {
+        self.0.add_manager(manager.0);
+    }
+
+    fn remove_manager(&mut self, manager: Nat<u32>) {
+        self.0.remove_manager(manager.0);
+    }
+
+    fn plan(&mut self, now_ns: Nat<u64>) -> PyPlan {
+        PyPlan(self.0.plan(now_ns.0))
+    }
+
+    fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
+        let counts = self.0.counts();
+        [
+            ("jobs", counts.jobs),
+            ("open_rounds", counts.open_rounds),
+            ("requirements", counts.requirements),
+            ("managers", counts.managers),
+            ("specs", counts.specs),
+            ("samples", counts.samples),
+        ]
+        .into()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Planner {:?}>", self.0.counts())
+    }
+}
+
+type GroupTuple = (u32, Vec<f64>, Vec<(u64, u32, u32, u32)>);
+
+/// One plan, read-only.
+#[pyclass(module = "propius._core", name = "Plan", frozen)]
+struct PyPlan(planner::Plan);
+
+#[pymethods]
+impl PyPlan {
+    #[getter]
+    fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    #[getter]
+    fn ranked(&self) -> bool {
+        self.0.ranked
+    }
+
+    #[getter]
+    fn groups(&self) -> Vec<GroupTuple> {
+        let round = |r: &planner::PlannedRound| (r.key.job, r.key.round, r.rank, r.remaining);
+        let group = |g: &planner::PlannedGroup| {
+            (g.requirement_id, g.vector.clone(), g.rounds.iter().map(round).collect())
+        };
+        self.0.groups.iter().map(group).collect()
+    }
+
+    #[getter]
+    fn preferences(&self) -> Vec<(Vec<u32>, Vec<u32>)> {
+        self.0.preferences.clone()
+    }
+
+    #[getter]
+    fn fallback(&self) -> Vec<u32> {
+        self.0.fallback.clone()
+    }
+
+    #[getter]
+    fn managers(&self) -> Vec<u32> {
+        self.0.managers().to_vec()
+    }
+
+    fn quotas(&self, manager: Nat<u32>) -> PyResult<Vec<u32>> {
+        Ok(self.0.quotas(manager.0)?)
+    }
+
+    fn explain(&self) -> String {
+        self.0.explain()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Plan {} of {} groups>", self.0.version, self.0.groups.len())
+    }
+}
+
+/// The engine of Propius, compiled. Use it through `propius.engine`.
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::{
+        DeviceClaiming, EngineError, InvariantBroken, MatcherFull, PyMatcher, PyPlan, PyPlanner,
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("build_profile", crate::BUILD_PROFILE)?;
+        module.add("__version__", crate::VERSION)?;
+        module.add("POLICIES", crate::policy::names().collect::<Vec<_>>())
+    }
+}
