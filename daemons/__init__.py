@@ -1,6 +1,5 @@
-"""The controller's programs: load balancer, client managers, job manager, scheduler.
+"""The four daemons of Propius and the store of the one that has something to lose.
 
-Each is a core that decides without looking at a clock or a socket, in the shell of
-:mod:`propius.shell`. Imports `propius` and never `evaluation`; what they keep is in
-:mod:`daemons.store`. docs/architecture.md has the picture.
+Each daemon is a core (decisions only, :mod:`propius.core`) and a ``main`` that puts the core into
+the shell. Not here: the protocol (:mod:`propius.messages`) and what users import (``propius``).
 """

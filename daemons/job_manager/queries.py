@@ -1,0 +1,104 @@
+"""What the job manager tells people and job servers about jobs and rounds; changes nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from daemons.job_manager.book import Book
+from daemons.job_manager.records import Job, Round
+from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, RoundState
+from propius.core import SECOND_NS
+from propius.messages import JobList, JobState, JobStatus, ListJobs, RoundStatus
+
+
+def round_status(book: Book, round_: Round) -> RoundStatus:
+    """A round as a job server may watch it."""
+    return RoundStatus(
+        job=round_.job,
+        round=round_.round,
+        version=round_.version,
+        state=round_.state,
+        demand=round_.demand,
+        allocated=round_.allocated,
+        held=len(book.held[round_.job, round_.round]),
+        completed=round_.completed,
+        failed=round_.failed,
+        expired=round_.expired,
+        reports_min=round_.reports_min,
+        filled_after_s=_since_s(round_.opened_ns, round_.filled_ns),
+        ended_after_s=_since_s(round_.opened_ns, round_.ended_ns),
+        lost=list(round_.lost),
+    )
+
+
+def job_status(book: Book, now_ns: int, job: Job) -> JobStatus:
+    """A job as ``show`` and ``list_jobs`` tell it."""
+    round_ = book.rounds.get((job.job, job.round))
+    live = job.state in JOB_LIVE
+    is_open = round_ is not None and round_.state is RoundState.OPEN
+    return JobStatus(
+        job=job.job,
+        name=job.name,
+        state="paused" if job.paused and live else job.state,
+        reason=job.reason,
+        requirement=book.requirements[job.requirement_id].vector,
+        requirement_id=job.requirement_id,
+        demand=job.demand,
+        rounds=job.rounds,
+        rounds_done=job.rounds_done,
+        round=job.round,
+        round_state=round_.state if round_ else "",
+        allocated=round_.allocated if round_ else 0,
+        round_demand=round_.demand if round_ else 0,
+        devices_completed=job.devices_completed,
+        devices_failed=job.devices_failed,
+        devices_expired=job.devices_expired,
+        registered_at_s=job.registered_at_s,
+        age_s=(now_ns - job.registered_ns) / SECOND_NS,
+        waiting_s=(now_ns - round_.opened_ns) / SECOND_NS if round_ and is_open else 0.0,
+        mean_scheduling_delay_s=_mean_s(job.delay_sum_ns, job.filled_rounds),
+        mean_response_s=_mean_s(job.response_sum_ns, job.answered_rounds),
+        jct_s=-1.0 if live else (job.finished_ns - job.registered_ns) / SECOND_NS,
+    )
+
+
+def list_jobs(book: Book, now_ns: int, asked: ListJobs) -> JobList:
+    """One page of jobs in order of id."""
+    ids = list(book.jobs)
+    found: list[JobStatus] = []
+    for number in ids[bisect_right(ids, asked.after) :]:
+        job = book.jobs[number]
+        if asked.active_only and job.state not in JOB_LIVE:
+            continue
+        if len(found) == asked.limit:
+            return JobList(jobs=found, more=True)
+        found.append(job_status(book, now_ns, job))
+    return JobList(jobs=found, more=False)
+
+
+def offered_state(book: Book, job: Job) -> JobState:
+    """A live job as the scheduler sees it; its round only while live and not paused."""
+    round_ = book.rounds.get((job.job, job.round))
+    shown = round_ if round_ and round_.state in ROUND_LIVE and not job.paused else None
+    return JobState(
+        job=job.job,
+        requirement_id=job.requirement_id,
+        requirement=book.requirements[job.requirement_id].vector,
+        private_constraint=job.private_constraint,
+        # After a reboot a time of before it may be negative, which the wire does not know.
+        registered_ns=max(0, job.registered_ns),
+        demand_estimate=job.demand,
+        rounds_estimate=job.rounds,
+        round=shown.round if shown else -1,
+        demand=shown.demand if shown else 0,
+        allocated=shown.allocated if shown else 0,
+        opened_ns=max(0, shown.opened_ns) if shown else 0,
+    )
+
+
+def _since_s(start_ns: int, end_ns: int) -> float:
+    return -1.0 if end_ns == -1 else (end_ns - start_ns) / SECOND_NS
+
+
+def _mean_s(sum_ns: int, number: int) -> float:
+    return sum_ns / number / SECOND_NS if number else -1.0
