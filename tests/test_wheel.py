@@ -80,7 +80,6 @@ def test_wheel_holds_what_is_easily_forgotten(wheel: Path) -> None:
     dist_info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
     assert names >= {
         "daemons/py.typed",
-        "evaluation/evaluation_config.yml",
         "evaluation/py.typed",
         "propius/_core.pyi",
         "propius/global_config.yml",
