@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from supervisor.options import ServerOptions
 
+from propius.shell.exit_codes import CONFIGURATION
+
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = ROOT / "deploy" / "systemd"
 EXPOSURE_MAX = 2.5
-# Exit code of a program whose configuration is wrong; restarting does not heal that.
-EXIT_CONFIG = 2
 DRAIN_MAX_S = 5
 
 needs_systemd = pytest.mark.skipif(
@@ -89,7 +89,7 @@ def test_units_start_console_scripts() -> None:
 def test_wrong_configuration_is_not_restarted_by_systemd() -> None:
     """The exit code of a wrong configuration is the one that systemd does not restart."""
     common = (UNITS / "propius-.service.d" / "10-common.conf").read_text()
-    assert f"\nRestartPreventExitStatus={EXIT_CONFIG}\n" in common
+    assert f"\nRestartPreventExitStatus={CONFIGURATION}\n" in common
     assert "\nRestart=always\n" in common
 
 
@@ -126,7 +126,7 @@ def test_supervisord_restarts_all_but_a_wrong_configuration(
     groups = parse_supervisord(tmp_path, monkeypatch).process_group_configs
     configs = [group.process_configs[0] for group in groups]
     for config in configs:
-        assert config.exitcodes == [EXIT_CONFIG]
+        assert config.exitcodes == [CONFIGURATION]
         assert config.autorestart is not False
         assert config.stopwaitsecs > DRAIN_MAX_S
         assert config.stopasgroup
