@@ -1,28 +1,25 @@
-"""What holds for every test: nothing is skipped in CI that CI could have installed.
+"""What holds for every test: in CI nothing is skipped that it could install, or drawn anew.
 
-Fixtures live beside their only users; the shared data and its folder are found here.
+Fixtures live beside their only users.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
 # Reasons that stay skips in CI: it has no GPU, and the shared data may not lie beside a clone.
 ALLOWED_SKIPS = ("no GPU", "shared data absent")
 
 
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of the data that several checkouts share: `PROPIUS_TEST_DATA`, else beside us."""
-    folder = Path(os.environ.get("PROPIUS_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"shared data absent: no folder {folder}; set PROPIUS_TEST_DATA")
-    return folder
+IN_CI = os.environ.get("CI") == "true"
+
+# No deadline: on two shared cores it would measure the neighbours.
+settings.register_profile("propius", deadline=None, derandomize=IN_CI)
+settings.load_profile("propius")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -30,7 +27,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         return
     detail = report.longrepr
     reason = str(detail[2] if isinstance(detail, tuple) else detail).removeprefix("Skipped: ")
-    if os.environ.get("CI") != "true" or reason.startswith(ALLOWED_SKIPS):
+    if not IN_CI or reason.startswith(ALLOWED_SKIPS):
         return
     report.outcome = "failed"
     report.longrepr = (
