@@ -23,3 +23,12 @@ class StartError(PropiusError):
     def __init__(self, text: str, exit_code: int):
         super().__init__(text)
         self.exit_code = exit_code
+
+
+def exit_code_of(error: PropiusError) -> int:
+    """The exit code of a command that failed with this error."""
+    from propius.config import ConfigError
+
+    if isinstance(error, StartError):
+        return error.exit_code
+    return CONFIGURATION if isinstance(error, ConfigError) else FAILED

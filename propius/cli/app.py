@@ -1,0 +1,261 @@
+"""The commands that start, stop and show a system, and the table of all the others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final, NoReturn
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from propius.cli import configs, jobs
+from propius.cli.cluster import Cluster, stop_system
+from propius.cli.status import DaemonStatus, daemon_names, statuses
+from propius.config import load_config
+from propius.errors import PropiusError
+from propius.shell import exit_codes
+
+COMMANDS_GROUP: Final = "propius.commands"
+LOOK_AGAIN_S: Final = 0.5
+
+app = typer.Typer(
+    name="propius",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="""Share one population of edge devices among many federated-learning jobs.
+
+    Start a system with `propius up`, see it with `propius status` and its jobs with
+    `propius job list`. `propius demo` shows everything at once on this machine.
+    """,
+)
+app.add_typer(jobs.app, name="job")
+app.add_typer(configs.app, name="config")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.callback()
+def _options() -> None:
+    """Only so that a single command keeps its name."""
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    managers: Annotated[
+        int, typer.Option(min=1, max=64, help="Client managers; they share the devices.")
+    ] = 2,
+    detach: Annotated[bool, typer.Option(help="Return once all is ready.")] = False,
+) -> None:
+    """Start all daemons under supervisord and wait until they are ready; Ctrl-C stops them.
+
+    Logs are in STATE_DIR/logs. With --detach the system stays; `propius down` ends it.
+    """
+    with _one_line():
+        settings = load_config(config)
+        cluster = Cluster(
+            state_dir or settings.state_dir, managers=managers, config=settings, free_ports=False
+        )
+        cluster.start()
+        stop = _stop_on_signals()
+        try:
+            _wait_ready(cluster, stop)
+            _say_ready(cluster)
+        except BaseException:
+            cluster.stop()
+            raise
+        if not detach:
+            try:
+                _show_until(cluster, stop)
+            finally:
+                cluster.stop()
+                typer.echo("stopped")
+
+
+@app.command()
+def down(config: ConfigOption = None, state_dir: StateOption = None) -> None:
+    """Stop what `propius up --detach` started; what was acknowledged is kept."""
+    with _one_line():
+        directory = _state_dir(config, state_dir)
+        ran = stop_system(directory, daemon_names(directory))
+        typer.echo("stopped" if ran else f"nothing runs in {directory}")
+
+
+@app.command()
+def status(
+    config: ConfigOption = None, state_dir: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Show each daemon: ready or why not, process, addresses. Exits 1 unless all are ready."""
+    with _one_line():
+        found = statuses(_state_dir(config, state_dir))
+        if as_json:
+            typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+        elif found:
+            Console().print(_table(found))
+        else:
+            typer.echo("no daemon runs here; start them with `propius up`")
+        if not found or any(each.state != "ready" for each in found):
+            raise typer.Exit(exit_codes.FAILED)
+
+
+@app.command()
+def wait_ready(
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0, max=86_400, metavar="SECONDS")
+    ] = 30.0,
+) -> None:
+    """Wait until every daemon is ready; exits 1 and says what is missing if that takes too long."""
+    with _one_line():
+        directory = _state_dir(config, state_dir)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            found = statuses(directory)
+            if found and all(each.state == "ready" for each in found):
+                typer.echo("ready")
+                return
+            if time.monotonic() > deadline_s:
+                missing = "; ".join(f"{s.daemon}: {s.why}" for s in found if s.state != "ready")
+                _fail(f"not ready after {timeout_s:g} s: {missing or 'no daemon runs here'}")
+            time.sleep(0.1)
+
+
+# --- pieces -------------------------------------------------------------------------------------
+
+
+class _one_line:  # noqa: N801 - reads as a function
+    """What went wrong becomes one line and an exit code."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PropiusError):
+            _fail(str(error), exit_codes.exit_code_of(error))
+
+
+def _fail(text: str, code: int = exit_codes.FAILED) -> NoReturn:
+    typer.echo(f"propius: {text}", err=True)
+    raise typer.Exit(code)
+
+
+def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
+    return (state_dir or load_config(config).state_dir).absolute()
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _wait_ready(cluster: Cluster, stop: threading.Event) -> None:
+    """Wait in short turns, so that Ctrl-C is heard."""
+    deadline_s = time.monotonic() + cluster.ready_timeout_s
+    while not stop.is_set():
+        left_s = deadline_s - time.monotonic()
+        try:
+            cluster.wait_ready(min(LOOK_AGAIN_S, max(left_s, 0.0)))
+        except PropiusError:
+            if left_s <= 0 or not cluster.runs:
+                raise
+        else:
+            return
+    _fail("interrupted before all was ready", 128 + signal.SIGINT)
+
+
+def _say_ready(cluster: Cluster) -> None:
+    typer.echo(f"ready: devices at {cluster.endpoint('load_balancer', 'clients')}")
+    typer.echo(f"       jobs at    {cluster.endpoint('job_manager', 'jobs')}")
+    typer.echo(f"       state and logs in {cluster.directory}")
+
+
+def _show_until(cluster: Cluster, stop: threading.Event) -> None:
+    """The status table until the event is set; where nobody watches, nothing."""
+    console = Console()
+    if not console.is_terminal:
+        while cluster.runs and not stop.wait(LOOK_AGAIN_S):
+            pass
+    else:
+        with Live(_table(cluster.statuses()), console=console, auto_refresh=False) as live:
+            while cluster.runs and not stop.wait(LOOK_AGAIN_S):
+                live.update(_table(cluster.statuses()), refresh=True)
+    if not stop.is_set():
+        _fail(f"supervisord ended by itself; see {cluster.logs}")
+
+
+def _table(found: list[DaemonStatus]) -> Table:
+    table = Table("daemon", "state", "why", "pid", "up", "addresses", box=None)
+    colours = {"ready": "green", "not ready": "yellow", "hung": "red", "down": "red"}
+    for each in found:
+        addresses = [*each.endpoints.items(), *([("admin", each.admin)] if each.admin else [])]
+        table.add_row(
+            each.daemon,
+            f"[{colours[each.state]}]{each.state}[/]",
+            each.why,
+            str(each.pid or ""),
+            f"{each.uptime_s:.0f} s" if each.pid else "",
+            "\n".join(f"{name} {address}" for name, address in addresses if address),
+        )
+    return table
+
+
+def _add_found_commands() -> None:
+    """Commands of other packages; one that cannot be loaded says so when it is called."""
+    for entry in sorted(importlib.metadata.entry_points(group=COMMANDS_GROUP), key=_name):
+        if len(sys.argv) > 1 and sys.argv[1] not in {entry.name, "--help"}:
+            continue  # loading all of them takes a while
+        try:
+            found = entry.load()
+        except ImportError as missing:
+            _add_missing_command(entry.name, str(missing))
+            continue
+        _add(entry.name, found)
+
+
+def _add(name: str, found: typer.Typer) -> None:
+    """A package with one command gives the command, one with several a group of them."""
+    if len(found.registered_commands) == 1 and not found.registered_callback:
+        command = found.registered_commands[0].callback
+        assert command is not None
+        app.command(name)(command)
+    else:
+        app.add_typer(found, name=name)
+
+
+def _add_missing_command(name: str, why: str) -> None:
+    @app.command(name, help=f"(cannot be loaded: {why})")
+    def missing() -> None:
+        _fail(f"{name}: {why}; pip install 'propius[daemons,evaluation]' brings all commands", 2)
+
+
+def _name(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.name
+
+
+_add_found_commands()

@@ -1,0 +1,137 @@
+"""``propius job``: the operator's view of the jobs, by the key in the state directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from propius.cli.status import run_info
+from propius.config import load_config
+from propius.errors import PropiusError, UsageError
+from propius.job import Operator
+from propius.messages import JobStatus
+from propius.shell import exit_codes
+from propius.shell.program import dial_endpoint
+
+app = typer.Typer(no_args_is_help=True, help="List, show and cancel jobs, as the operator.")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=3_600, metavar="SECONDS", help="To wait.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JobArgument = Annotated[int, typer.Argument(metavar="JOB", min=0, help="The job's number.")]
+
+
+@app.command("list")
+def list_jobs(
+    active: Annotated[
+        bool, typer.Option("--active", help="Only jobs that have not ended.")
+    ] = False,
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, in the order they were registered."""
+    with _operator(config, state_dir, timeout_s) as operator:
+        jobs = operator.list_jobs(active_only=active)
+    if as_json:
+        typer.echo(json.dumps([msgspec.to_builtins(job) for job in jobs], indent=2))
+    else:
+        Console().print(_table(jobs))
+
+
+@app.command()
+def show(
+    job: JobArgument,
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all that is known of one job."""
+    with _operator(config, state_dir, timeout_s) as operator:
+        values: dict[str, Any] = msgspec.to_builtins(operator.show(job))
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in values.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+@app.command()
+def cancel(
+    job: JobArgument,
+    reason: Annotated[str, typer.Option(help="Kept with the job.")] = "cancelled by the operator",
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop a job for good."""
+    with _operator(config, state_dir, timeout_s) as operator:
+        operator.cancel(job, reason)
+    typer.echo(json.dumps({"job": job, "cancelled": True}) if as_json else f"job {job} cancelled")
+
+
+@contextmanager
+def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> Iterator[Operator]:
+    """A connection to the job manager of the state directory; what goes wrong is one line."""
+    try:
+        settings = load_config(config)
+        directory = state_dir or settings.state_dir
+        here = settings.job_manager
+        endpoint = run_info(directory, "job_manager").get("endpoints", {}).get("jobs")
+        endpoint = endpoint or dial_endpoint(here.host, here.port, "job_manager.port")
+        endpoint = endpoint.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - dialled, not bound
+        with Operator(endpoint, _key(directory), timeout_s=timeout_s) as operator:
+            yield operator
+    except PropiusError as error:
+        typer.echo(f"propius: {error}", err=True)
+        raise typer.Exit(exit_codes.exit_code_of(error)) from None
+
+
+def _key(directory: Path) -> bytes:
+    path = directory / "operator.key"
+    try:
+        return bytes.fromhex(path.read_text("ascii").strip())
+    except OSError as error:
+        text = f"{path}: {error.strerror}; has a job manager run here? (--state-dir)"
+    except ValueError:
+        text = f"{path}: not an operator's key"
+    raise UsageError(text)
+
+
+def _table(jobs: list[JobStatus]) -> Table:
+    table = Table(
+        "job", "name", "state", "round", "held", "done", "delay s", "response s", box=None
+    )
+    for job in jobs:
+        rounds = f"{job.rounds_done}/{job.rounds or '?'} {job.round_state}".strip()
+        held = f"{job.allocated}/{job.round_demand}" if job.round >= 0 else ""
+        state = f"{job.state} ({job.reason})" if job.reason else job.state
+        delay, response = (
+            f"{value:.2f}" if value >= 0 else ""
+            for value in (job.mean_scheduling_delay_s, job.mean_response_s)
+        )
+        table.add_row(
+            str(job.job), job.name, state, rounds, held, str(job.devices_completed), delay, response
+        )
+    return table
