@@ -6,20 +6,39 @@ Fixtures live beside their only users.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import uuid
+from collections.abc import Generator, Iterator
 
+import psutil
 import pytest
 from hypothesis import settings
 
 # Reasons that stay skips in CI: it has no GPU, and the shared data may not lie beside a clone.
 ALLOWED_SKIPS = ("no GPU", "shared data absent")
-
-
 IN_CI = os.environ.get("CI") == "true"
 
 # No deadline: on two shared cores it would measure the neighbours.
 settings.register_profile("propius", deadline=None, derandomize=IN_CI)
 settings.load_profile("propius")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail if a program that a test has started outlives the tests, a daemon's children too."""
+    name, mark = "PROPIUS_TEST_RUN", uuid.uuid4().hex
+    os.environ[name] = mark
+    yield
+    started = [process for process in psutil.process_iter() if _environment(process, name) == mark]
+    others = [process for process in started if process.pid != os.getpid()]
+    _, left = psutil.wait_procs(others, timeout=5)
+    assert not left
+
+
+def _environment(process: psutil.Process, name: str) -> str | None:
+    try:
+        return process.environ().get(name)
+    except psutil.Error:  # gone meanwhile, or another user's
+        return None
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
