@@ -840,6 +840,11 @@ def encode(header: Header, message: Message) -> tuple[bytes, bytes]:
     return _ENCODER.encode(header), _ENCODER.encode(message)
 
 
+def encode_header(header: Header) -> bytes:
+    """The header frame alone, for a payload that is encoded already."""
+    return _ENCODER.encode(header)
+
+
 def encode_payload(message: Message) -> bytes:
     """The payload frame alone (an event's body in the log)."""
     return _ENCODER.encode(message)

@@ -1,0 +1,1 @@
+"""A client manager: owns the clients that checked in with it, and offers them rounds."""
