@@ -62,7 +62,7 @@ PrivateConstraint = Annotated[
     ],
     Meta(max_length=64),
 ]
-DeviceId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+DeviceId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]  # $ would let a line feed through
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=1_024)]
 Endpoint = Annotated[str, Meta(max_length=256)]

@@ -15,8 +15,8 @@ How one request is asked (:meth:`Session.ask`):
    remembers those two as the answer, so the number stays the same here, too.
 4. Any other error becomes one exception of :mod:`propius.errors`.
 
-If no answer came at all, the effect is unknown. The lane keeps that request: when the very next one
-is the same verb with the same values, it goes out under the same number, and happens once.
+If no answer came in time, the effect is unknown. The lane keeps that request: when the very next
+one is the same verb with the same values, it goes out under the same number, and happens once.
 
 Not here: what a job (:mod:`propius.job_session`) and a client (:mod:`propius.client_session`) say.
 """
@@ -153,8 +153,12 @@ class Session:
         request = _Request(self, header, messages.encode(header, message), hold_s, patient)
         try:
             reply = yield from request.carry_out(deadline_ns)
-        except (errors.RequestTimeoutError, GeneratorExit):
+        except (errors.RequestTimeoutError, errors.ProtocolError, GeneratorExit):
             lane.left_unanswered(message.kind, payload, number)
+            raise
+        except errors.RefusedError as error:
+            if error.code in patient:  # that is no answer, either
+                lane.left_unanswered(message.kind, payload, number)
             raise
         if not isinstance(reply, expect):
             raise errors.ProtocolError(f"{message.kind}: {self.peer} answered {reply.kind}")
