@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from daemons.job_manager.core import JobManagerCore
-from daemons.job_manager.settings import JobManagerSettings
-from daemons.store import SqliteStore, StoreError
-from propius.shell.exit_codes import STORE, StartError
-from propius.shell.program import (
-    Assembly,
-    Start,
-    bind_endpoint,
-    dial_endpoint,
-    run_daemon,
-    write_private,
-)
-from propius.shell.socket import Binding
-
-MASTER_KEY_BYTES = 32
-
-
-def build(start: Start) -> Assembly:
-    """The core with all that its store remembers, and where it listens."""
-    config, here = start.config, start.config.job_manager
-    scheduler_endpoint = dial_endpoint(
-        config.scheduler.host, config.scheduler.port, "scheduler.port"
-    )
-    try:
-        store = SqliteStore(config.store_path, config.store.durability)
-        try:
-            core = JobManagerCore(
-                start.settings(JobManagerSettings, here),
-                store.load(),
-                boot_id=start.boot_id,
-                incarnation=start.incarnation,
-                now_ns=start.now_ns,
-                wall_s=start.wall_s,
-                master_key=os.urandom(MASTER_KEY_BYTES),
-            )
-        except BaseException:
-            store.close()
-            raise
-    except StoreError as error:
-        raise StartError(str(error), STORE) from None
-    key_file = config.state_dir / "operator.key"
-    write_private(key_file, core.book.operator_key.hex().encode() + b"\n")
-    jobs, managers, scheduler = JobManagerCore.links
-    return Assembly(
-        core=core,
-        bindings=(
-            Binding(jobs, bind_endpoint(here.host, here.port), "job_manager.port"),
-            Binding(
-                managers, bind_endpoint(here.host, here.inside_port), "job_manager.inside_port"
-            ),
-            Binding(scheduler, scheduler_endpoint),
-        ),
-        admin_port=here.admin_port,
-        admin_key="job_manager.admin_port",
-        store=store,
-        store_failures=(StoreError,),
-        close=store.close,
-    )
+from propius.shell.early import leave_on_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
+    leave_on_signals()
+    from daemons.job_manager.build import build
+    from propius.shell.program import run_daemon
+
     sys.exit(run_daemon("job_manager", build, argv))
 
 

@@ -5,35 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from daemons.load_balancer.core import LoadBalancerCore
-from daemons.load_balancer.settings import LoadBalancerSettings
-from propius.shell.program import Assembly, Start, bind_endpoint, run_daemon
-from propius.shell.socket import Binding
-
-
-def build(start: Start) -> Assembly:
-    """The core, and where it listens."""
-    here = start.config.load_balancer
-    retry = start.config.client_manager
-    settings = start.settings(
-        LoadBalancerSettings, here, retry_min_s=retry.retry_min_s, retry_max_s=retry.retry_max_s
-    )
-    clients, managers = LoadBalancerCore.links
-    return Assembly(
-        core=LoadBalancerCore(settings, incarnation=start.incarnation),
-        bindings=(
-            Binding(clients, bind_endpoint(here.host, here.port), "load_balancer.port"),
-            Binding(
-                managers, bind_endpoint(here.host, here.inside_port), "load_balancer.inside_port"
-            ),
-        ),
-        admin_port=here.admin_port,
-        admin_key="load_balancer.admin_port",
-    )
+from propius.shell.early import leave_on_signals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
+    leave_on_signals()
+    from daemons.load_balancer.build import build
+    from propius.shell.program import run_daemon
+
     sys.exit(run_daemon("load_balancer", build, argv))
 
 

@@ -50,6 +50,7 @@ _ADMIN_PORTS: Final = (
     ("client_manager", "admin_port_base"),
 )
 _UNIX_PATH_MAX: Final = 100
+SERVERS: Final = 3  # of a cluster's names; the others are client managers
 
 
 class ClusterError(PropiusError):
@@ -251,6 +252,8 @@ class Cluster:
             logs=_escaped(self.logs),
             control=control,
             programs="".join(programs),
+            servers=",".join(self.names[:SERVERS]),
+            client_managers=",".join(self.names[SERVERS:]).replace("-", "_"),
         )
 
     def _command(self, name: str) -> list[str]:

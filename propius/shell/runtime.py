@@ -34,6 +34,7 @@ TURN_NS: Final = SECOND_NS  # the loop turns at least so often, so that a hang s
 PUBLISH_NS: Final = SECOND_NS // 10
 COMPLAIN_NS: Final = SECOND_NS  # counts of refused input are logged at most so often
 DRAIN_NS: Final = 5 * SECOND_NS  # after SIGTERM
+LAST_WORDS_NS: Final = SECOND_NS // 2  # of these, for messages that their peers do not take
 LINGER_MS: Final = 500  # for the last replies
 EFFECT_PASSES_MAX: Final = 10  # undelivered messages make the core say more, and so on
 
@@ -201,10 +202,16 @@ class Loop:
             return True
         if self._drain_until_ns is None:
             return False
+        if now_ns >= self._drain_until_ns:
+            return True
         writer = self._around.writer
-        idle = writer is None or writer.backlog == 0
-        queued = any(link.queued_messages for link in self._links.values())
-        return (idle and not queued and self._core.drained()) or now_ns >= self._drain_until_ns
+        if not self._core.drained() or (writer is not None and writer.backlog):
+            return False
+        if not any(link.queued_messages for link in self._links.values()):
+            return True
+        # What is queued may be for a peer that is gone, so it is not worth the whole time.
+        self._drain_until_ns = min(self._drain_until_ns, now_ns + LAST_WORDS_NS)
+        return False
 
     # --- what others see ---------------------------------------------------------------------
 
