@@ -122,7 +122,7 @@ class Clients:
         """These answers found nobody, or will not: let go of what was promised to those devices."""
         for tag in tags:
             exchange = self.exchanges.by_tag(tag)
-            if exchange is None or exchange.stage is Stage.ASKED:
+            if exchange is None or exchange.stage in {Stage.ASKED, Stage.LAPSED}:
                 continue  # a claim under way is decided all the same
             self._let_go(now_ns, exchange.device, "undeliverable")
             if exchange.kind == CheckIn.kind:

@@ -39,7 +39,9 @@ from propius.messages import (
     Forward,
     GetSchema,
     Header,
+    Hello,
     Undeliverable,
+    decode_header,
     decode_payload,
 )
 from propius.peering import Listener, Peer
@@ -82,7 +84,10 @@ class LoadBalancerCore(Core):
         )
         self._forwards: dict[str, list[tuple[int, bytes, bytes]]] = {}
         self._undeliverable: dict[str, list[int]] = {}
-        self._sent: OrderedDict[tuple[bytes, bytes], tuple[str, int]] = OrderedDict()
+        # Answers that left lately: by tag, and by what the driver gives back if it fails.
+        self._delivered: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
+        self._sent: dict[tuple[bytes, bytes], tuple[str, int]] = {}
+        self._wake = False  # something was emitted outside a batch
         self._refused_in = (0, 0)  # a second, and the refusals that were answered in it
         self._now_ns = 0
         self._draining = False
@@ -106,13 +111,15 @@ class LoadBalancerCore(Core):
 
     def undeliverable(self, now_ns: int, link: str, peer: bytes, frames: Frames) -> None:
         super().undeliverable(now_ns, link, peer, frames)
-        found = self._sent.pop((peer, frames[0]), None) if link == CLIENTS else None
-        if found is not None:
+        if link == MANAGERS:
+            self._not_forwarded(now_ns, frames)
+        elif (found := self._sent.get((peer, frames[0]))) is not None:
             manager, tag = found
             self._undeliverable.setdefault(manager, []).append(tag)
+            self._wake = True
 
     def due_ns(self) -> int | None:
-        if self._undeliverable:
+        if self._wake:
             return self._now_ns
         oldest = self.pending.oldest()
         expiry_ns = None if oldest is None else oldest.since_ns + PENDING_NS
@@ -129,6 +136,7 @@ class LoadBalancerCore(Core):
             self._answer_lost(now_ns, oldest)
 
     def flush(self, now_ns: int) -> None:
+        self._wake = False
         forwards, self._forwards = self._forwards, {}
         for name, items in forwards.items():
             if (peer := self.listener.peers.get(name)) is not None:
@@ -171,7 +179,7 @@ class LoadBalancerCore(Core):
         """What holds after every step; raises AssertionError where it does not."""
         self.pending.check()
         assert len(self.pending) <= self.settings.pending_max
-        assert len(self._sent) <= SENT_MAX
+        assert len(self._sent) <= len(self._delivered) <= SENT_MAX
         ready = {peer.name for peer in self.listener.peers.values() if peer.ready}
         assert set(self._rendezvous.managers) == ready, "devices are sent to the wrong managers"
         for entry in self.pending.all():
@@ -250,8 +258,9 @@ class LoadBalancerCore(Core):
         peer, fresh = self.listener.heard(now_ns, address, header, message)
         if peer is None:
             return
-        if fresh:  # whatever an earlier incarnation had is lost with it
+        if isinstance(message, Hello):  # it is new, or the link was cut: what it had is lost
             self._give_up(now_ns, peer.name)
+        if fresh:
             self.say("info", "manager_joined", manager=peer.name)
         self._managers_changed()
         if isinstance(message, Deliver):
@@ -267,13 +276,33 @@ class LoadBalancerCore(Core):
             entry = self.pending.get(tag)
             if entry is None or entry.manager != peer.name:
                 self.count("unknown_tags")
+                if tag not in self._delivered:  # the device went elsewhere; else it is a repeat
+                    self._undeliverable.setdefault(peer.name, []).append(tag)
                 continue
             self.pending.remove(entry)
-            self._sent[entry.peer, header] = (peer.name, tag)
-            if len(self._sent) > SENT_MAX:
-                self._sent.popitem(last=False)
+            self._remember_sent(tag, entry.peer, header, peer.name)
             self.emit(Send(CLIENTS, entry.peer, (header, payload)))
             self.count("delivered")
+
+    def _remember_sent(self, tag: int, peer: bytes, header: bytes, manager: str) -> None:
+        self._delivered[tag] = (peer, header)
+        self._sent[peer, header] = (manager, tag)
+        if len(self._delivered) > SENT_MAX:
+            oldest, key = self._delivered.popitem(last=False)
+            if self._sent.get(key, ("", -1))[1] == oldest:
+                del self._sent[key]
+
+    def _not_forwarded(self, now_ns: int, frames: Frames) -> None:
+        """A batch did not reach its manager: the devices need not wait until they find out."""
+        header = decode_header(frames[0])
+        if header.kind != Forward.kind:
+            return
+        batch = decode_payload(header.kind, frames[1], bytes_max=INSIDE_PAYLOAD_BYTES_MAX)
+        assert isinstance(batch, Forward)
+        for tag, _, _ in batch.items:
+            if (entry := self.pending.get(tag)) is not None:
+                self._answer_lost(now_ns, entry)
+                self._wake = True
 
     def _give_up(self, now_ns: int, manager: str) -> None:
         """The manager is gone: tell the devices that wait for it."""
