@@ -119,6 +119,7 @@ class JobManagerCore(Core):
         self._issued = self._committed = 0
         self._failed = 0  # the commit that does not succeed, and why
         self._failure = ""
+        self._turned_away_ns = -1  # since when requests get `busy`
         self._draining = False
 
     # --- the driver's side -------------------------------------------------------------------
@@ -131,10 +132,9 @@ class JobManagerCore(Core):
         if self._failed and self._committed >= self._failed:
             self.say("info", "store_recovered", commit=number)
             self._failed, self._failure = 0, ""
-            # Reports and heartbeats were turned away meanwhile: let them come before judging.
-            grace_ns = int(self.settings.lease_grace_s * SECOND_NS)
-            self.book.not_before_ns = max(self.book.not_before_ns, now_ns + grace_ns)
         self._release(now_ns)
+        if self._turned_away_ns >= 0 and not self._closed():
+            self._reopen(now_ns)
 
     def commit_failed(self, now_ns: int, number: int, reason: str) -> None:
         self.count("commit_failures")
@@ -142,6 +142,7 @@ class JobManagerCore(Core):
             return
         if not self._failed:
             self.say("error", "commit_failed", commit=number, reason=reason)
+            self._turned_away_ns = now_ns  # peers hold back what they know will be refused
         self._failed, self._failure = max(self._failed, number), reason
 
     def due_ns(self) -> int | None:
@@ -246,8 +247,7 @@ class JobManagerCore(Core):
             return
         why = self._closed()
         if why:
-            self.count("busy")
-            self.reply(JOBS, peer, header, self._busy(header, why))
+            self.reply(JOBS, peer, header, self._busy(now_ns, header, why))
             return
         try:
             answer: Message | None = self._decided(now_ns, peer, header, payload, message)
@@ -282,7 +282,7 @@ class JobManagerCore(Core):
 
     def _on_claims(self, now_ns: int, peer: Peer, asked: Claims) -> None:
         if self._closed():
-            self.count("busy")
+            self._turn_away(now_ns)
             claims = [refused_claim(claim, ErrorCode.BUSY) for claim in asked.claims]
             reports = [refused_report(item, ErrorCode.BUSY) for item in asked.reports]
             answer = ClaimResults(seq=self._said_seq, claims=claims, reports=reports)
@@ -364,6 +364,13 @@ class JobManagerCore(Core):
                 case Record():
                     self.emit(item)
 
+    def _reopen(self, now_ns: int) -> None:
+        """Reports and heartbeats were turned away: let them come before anybody is judged."""
+        if now_ns - self._turned_away_ns >= SECOND_NS:
+            grace_ns = int(self.settings.lease_grace_s * SECOND_NS)
+            self.book.not_before_ns = max(self.book.not_before_ns, now_ns + grace_ns)
+        self._turned_away_ns = -1
+
     # --- saying no ---------------------------------------------------------------------------
 
     def _closed(self) -> str:
@@ -376,7 +383,13 @@ class JobManagerCore(Core):
             return f"{len(self._outbox)} answers wait for the store"
         return ""
 
-    def _busy(self, header: Header, why: str) -> Error:
+    def _turn_away(self, now_ns: int) -> None:
+        self.count("busy")
+        if self._turned_away_ns < 0:
+            self._turned_away_ns = now_ns
+
+    def _busy(self, now_ns: int, header: Header, why: str) -> Error:
+        self._turn_away(now_ns)
         # Spread by who asks, so that all do not come back at the same instant.
         spread = 0.5 + crc32(f"{header.sender}/{header.session}".encode()) / (1 << 32)
         retry_after_s = self.settings.busy_retry_s * spread
