@@ -67,7 +67,7 @@ class TransportError(PropiusError):
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """No answer within the time-out, after all retries. The effect is unknown; asking again is safe."""
+    """No answer in time, after all retries. The effect is unknown; asking again is safe."""
 
 
 class ProtocolError(PropiusError):
@@ -75,7 +75,7 @@ class ProtocolError(PropiusError):
 
 
 class StaleTokenError(PropiusError):
-    """A lease token that is forged, of another round, or superseded by a newer lease of its slot."""
+    """A lease token that is forged, of another round, or superseded by a newer lease."""
 
 
 class RefusedError(PropiusError):

@@ -362,7 +362,7 @@ class JobList(Message, frozen=True, kw_only=True):
 
 
 class CheckIn(Message, frozen=True, kw_only=True):
-    """A device is available. The reply is an offer, held for up to ``wait_s`` if nothing is open."""
+    """A device is available. The reply is an offer, held up to ``wait_s`` if nothing is open."""
 
     kind: ClassVar[str] = "check_in"
     schema: SchemaId
@@ -380,7 +380,7 @@ class Task(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Offer(Message, frozen=True, kw_only=True):
-    """Rounds that this device may serve, best first; empty: check in again after ``retry_after_s``."""
+    """Rounds that this device may serve, best first; if empty, retry after ``retry_after_s``."""
 
     kind: ClassVar[str] = "offer"
     tasks: Annotated[list[Task], Meta(max_length=TASKS_MAX)]
@@ -756,7 +756,7 @@ class Declined(Message, frozen=True, kw_only=True):
 
 
 class ClientForgotten(Message, frozen=True, kw_only=True):
-    """A client manager dropped a client: its hold or offer timed out, or it could not be reached."""
+    """A client manager dropped a client: its hold or offer timed out, or it is out of reach."""
 
     kind: ClassVar[str] = "client_forgotten"
     device_id: DeviceId
@@ -862,13 +862,13 @@ def decode_header(frame: bytes) -> Header:
         text = f"protocol version {header.version} spoken, {PROTOCOL_VERSION} understood"
         raise DecodeError(ErrorCode.VERSION, text, "version")
     if not _SENDER(header.sender):
-        raise DecodeError(ErrorCode.INVALID, "sender has characters beyond A-Z a-z 0-9 _.:-", "sender")
+        raise DecodeError(
+            ErrorCode.INVALID, "sender has characters beyond A-Z a-z 0-9 _.:-", "sender"
+        )
     return header
 
 
-def decode_payload(
-    kind: str, frame: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX
-) -> Message:
+def decode_payload(kind: str, frame: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> Message:
     """Read and validate a payload of this kind; raises :class:`DecodeError` naming the field."""
     decoder = _PAYLOADS.get(kind)
     if decoder is None:
@@ -879,11 +879,11 @@ def decode_payload(
     try:
         return decoder.decode(frame)
     except msgspec.ValidationError as error:
-        text, _, where = str(error).partition(" - at `$")
-        field = where.rstrip("`").lstrip(".") or _unknown_field(text)
-        raise DecodeError(ErrorCode.INVALID, f"{kind}: {error}", field) from error
+        raise DecodeError(ErrorCode.INVALID, f"{kind}: {error}", _field_at(str(error))) from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DecodeError(ErrorCode.INVALID, f"{kind}: not MessagePack: {error}", "payload") from error
+        raise DecodeError(
+            ErrorCode.INVALID, f"{kind}: not MessagePack: {error}", "payload"
+        ) from error
 
 
 def validate(message: Message) -> tuple[bytes, Message]:
@@ -899,7 +899,7 @@ def validate(message: Message) -> tuple[bytes, Message]:
         raise InvalidValueError(str(error)) from error
 
 
-def _unknown_field(text: str) -> str:
-    """The field in msgspec's "Object contains unknown field `x`" / "missing required field `x`"."""
-    match = re.search(r"field `([^`]*)`", text)
+def _field_at(text: str) -> str:
+    """The field that msgspec names in "… - at `$.x[0]`", "… field `x`", "at `key` in `$.x`"."""
+    match = re.search(r"`\$\.?([^`]+)`$", text) or re.search(r"field `([^`]*)`", text)
     return match.group(1) if match else "payload"

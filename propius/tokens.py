@@ -65,7 +65,7 @@ def sign(secret: bytes, lease: Lease) -> bytes:
 
 
 def verify(secret: bytes, token: bytes) -> Lease:
-    """The lease that a token stands for; raises StaleTokenError if it was not signed with ``secret``."""
+    """The lease of a token; raises StaleTokenError if it was not signed with ``secret``."""
     body, tag = token[:-TAG_BYTES], token[-TAG_BYTES:]
     if not hmac.compare_digest(hmac.digest(secret, body, hashlib.sha256)[:TAG_BYTES], tag):
         raise StaleTokenError("lease token: wrong signature")
