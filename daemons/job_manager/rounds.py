@@ -107,6 +107,8 @@ def release(book: Book, now_ns: int, lease: Lease, outcome: Outcome) -> None:
     )
     if outcome is Outcome.COMPLETED:
         _look_for_enough(book, now_ns, job, round_)
+    elif round_.state is RoundState.FILLED:
+        _enter(book, round_, "lose_slot")
 
 
 def expire_lease(book: Book, now_ns: int, lease: Lease) -> None:
@@ -176,8 +178,6 @@ def _lose(book: Book, job: Job, round_: Round, lease: Lease, outcome: Outcome) -
     if round_.state in ROUND_LIVE:
         book.return_slot(round_, lease.slot)
         book.offer_changed(job.job)
-    if round_.state is RoundState.FILLED:
-        _enter(book, round_, "lose_slot")
 
 
 def _look_for_enough(book: Book, now_ns: int, job: Job, round_: Round) -> None:

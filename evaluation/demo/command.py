@@ -36,6 +36,8 @@ LEASE_S: Final = 8.0
 SPEED_UP: Final = 60.0
 READY_TIMEOUT_S: Final = 30.0
 PLAIN_EVERY_S: Final = 5.0
+PLAIN_WIDTH: Final = 110
+"""Of tables that go to a file or a pipe."""
 CLIENTS_MIN: Final = 100
 CLIENTS_MAX: Final = 1_400
 """The digits have 1,437 training images, and every client needs one."""
@@ -75,6 +77,8 @@ def demo(
         typer.echo(f"propius demo: unknown policy {policy!r}; use {', '.join(POLICIES)}", err=True)
         raise typer.Exit(2)
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=PLAIN_WIDTH)
     run = DemoRun(policy, clients, seed, out, timeout_s, console)
     try:
         rows = run.run()

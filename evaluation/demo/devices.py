@@ -26,7 +26,14 @@ from evaluation.demo.progress import Devices, complain, tell
 from evaluation.digits import Digits
 from evaluation.fedavg import LOCAL_EPOCHS, local_train
 from evaluation.population import Device, Outcome, Population
-from propius import Assignment, AsyncClient, AsyncConnection, PropiusError, RefusedError
+from propius import (
+    Assignment,
+    AsyncClient,
+    AsyncConnection,
+    PropiusError,
+    RefusedError,
+    StaleTokenError,
+)
 
 __all__ = ["DeviceSettings", "main"]
 
@@ -123,7 +130,7 @@ class Fleet:
         """Ask for work and do it until ``end_s``; returns the number of the next task."""
         while (left_s := end_s - self.elapsed_s()) > 0:
             try:
-                assignment = await client.auto_assign(timeout_s=min(left_s, OFFER_WAIT_S))
+                assignment = await client.auto_assign(min(left_s, OFFER_WAIT_S))
                 if assignment is None:
                     continue
                 self.working += 1
@@ -176,14 +183,16 @@ class Fleet:
     ) -> None:
         """Pull, train, take as long as the phone would, push, report."""
         model = await self.model_client(assignment.endpoint)
-        lease = {"job": assignment.job, "round_no": assignment.round, "token": assignment.token}
+        job, round_no, token = assignment.job, assignment.round, assignment.token
         try:
-            weights = await model.pull(**lease)
+            weights = await model.pull(job=job, round_no=round_no, token=token)
             x, y = self.digits.client(device.index)
             rng = np.random.default_rng([self.settings.seed, device.index, task_no])
             trained: list[NDArray[Any]] = local_train(weights, x, y, rng=rng)
             await asyncio.sleep(done_s - self.elapsed_s())
-            await model.push(**lease, samples=len(y), weights=trained)
+            await model.push(
+                job=job, round_no=round_no, token=token, samples=len(y), weights=trained
+            )
         except RefusedError:
             # The round ended without us, or our lease did: the work is wasted, the device is not.
             await self.report(client, assignment, "dropped")
@@ -195,7 +204,7 @@ class Fleet:
         self.ended[outcome] += 1
         try:
             await client.report(assignment, outcome)
-        except RefusedError as error:
+        except StaleTokenError as error:
             complain(f"report of {assignment.job}/{assignment.round}: {error}")
 
     async def model_client(self, endpoint: str) -> AsyncModelClient:

@@ -33,6 +33,11 @@ class JobScore:
     """(t_s, devices held) at each change."""
 
     @property
+    def held(self) -> int:
+        """Devices that work for the job now."""
+        return self.watched.held if self.watched is not None and self.done is None else 0
+
+    @property
     def state(self) -> str:
         """What the job is doing, for people."""
         if self.done is not None:
@@ -60,8 +65,7 @@ class Scoreboard:
                 score = self.jobs[progress.job]
                 score.rounds_done += 1
                 score.accuracy = progress.accuracy
-                held = score.watched.held if score.watched else 0
-                point = (progress.t_s, progress.round, progress.accuracy, held)
+                point = (progress.t_s, progress.round, progress.accuracy, score.held)
                 score.accuracy_series.append(point)
             case JobDone():
                 score = self.jobs[progress.job]
@@ -93,7 +97,7 @@ def plain_line(board: Scoreboard, *, t_s: float) -> str:
     """The scoreboard in one line, for a log."""
     jobs = "; ".join(
         f"{name} {score.rounds_done}/{score.plan.rounds} {score.state}"
-        f" held {score.watched.held if score.watched else 0}"
+        f" held {score.held}"
         f" waiting {_waiting(score)} accuracy {_accuracy(score)}"
         for name, score in board.jobs.items()
     )
@@ -103,12 +107,11 @@ def plain_line(board: Scoreboard, *, t_s: float) -> str:
 def _cells(score: JobScore) -> tuple[str, ...]:
     share = score.rounds_done / score.plan.rounds
     full = round(20 * share)
-    held = score.watched.held if score.watched and not score.done else 0
     return (
         f"{score.rounds_done}/{score.plan.rounds}",
         f"[green]{'█' * full}[/][dim]{'░' * (20 - full)}[/]",
         score.state,
-        f"{held}/{score.plan.demand}" if not score.done else "-",
+        f"{score.held}/{score.plan.demand}" if not score.done else "-",
         _waiting(score),
         _accuracy(score),
     )
