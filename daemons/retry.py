@@ -47,7 +47,7 @@ class Retry:
 
     def after(self, now_ns: int, device: str, request: int, base_s: float = 0.0) -> float:
         """Seconds until this device should ask again; about ``base_s`` when the fleet is small."""
-        window_s = max(self.min_s, base_s, self.expected(now_ns) / self.per_s)
+        window_s = max(2 * self.min_s, base_s, self.expected(now_ns) / self.per_s)
         draw = zlib.crc32(f"{self._seed}:{device}:{request}".encode()) / (1 << 32)
         wait_s = max(self.min_s, min(window_s, self.max_s / 1.5) * (0.5 + draw))
         slot = (now_ns + int(wait_s * SECOND_NS)) // SECOND_NS % SLOTS
