@@ -86,7 +86,7 @@ class ClientSession(Session):
             )
 
         now_ns = (yield NOW).now_ns
-        deadline_ns = now_ns + to_ns(self.timeout_s + wait_s)
+        deadline_ns = now_ns + to_ns(self.timeout_s + 2 * wait_s)
         tries = 0
         while True:
             try:

@@ -143,8 +143,9 @@ class Session:
     ) -> Talk[M]:
         """Ask until there is an answer of the expected class, for ``timeout_s`` + ``hold_s``.
 
-        ``hold_s`` is how long the server was allowed to wait before it answers; the errors in
-        ``patient`` are waited out. Raises what :mod:`propius.errors` says.
+        ``hold_s`` is how long the server was allowed to wait before it answers; it is added once
+        more if the connection was made anew meanwhile. The errors in ``patient`` are waited out.
+        Raises what :mod:`propius.errors` says.
         """
         payload, _ = messages.validate(message)
         lane = lane or self.lane
@@ -232,13 +233,14 @@ class _Request:
         self.hold_s = hold_s
         self.patient = patient
         self.tries = 0
+        self.refusal: Error | None = None  # the last one that was waited out
         self.deadline_ns = 0
+        self.last_ns = 0  # how far the deadline may be moved
 
     def carry_out(self, deadline_ns: int | None) -> Talk[Message]:
         """Send and listen until there is an answer that is not to be waited out."""
         now_ns = (yield NOW).now_ns
-        limit_ns = now_ns + to_ns(self.session.timeout_s + self.hold_s)
-        self.deadline_ns = limit_ns if deadline_ns is None else min(limit_ns, deadline_ns)
+        self._set_deadlines(now_ns, deadline_ns)
         again_ns, told_to_wait, send = self._send_again_ns(now_ns), False, True
         while True:
             until_ns = min(again_ns, self.deadline_ns)
@@ -254,6 +256,16 @@ class _Request:
                 raise self._timed_out()
             elif now_ns >= again_ns or (heard.reconnected and not told_to_wait):
                 again_ns, told_to_wait, send = self._send_again_ns(now_ns), False, True
+                if heard.reconnected:  # somebody is there, and begins to hold it only now
+                    held_ns = now_ns + to_ns(self.hold_s + REPLY_S)
+                    self.deadline_ns = min(self.last_ns, max(self.deadline_ns, held_ns))
+
+    def _set_deadlines(self, now_ns: int, deadline_ns: int | None) -> None:
+        """The request is over at ``deadline_ns``, and at its own time-out, if nothing happens."""
+        timeout_s = self.session.timeout_s
+        last_ns = now_ns + to_ns(timeout_s + 2 * self.hold_s)
+        self.last_ns = last_ns if deadline_ns is None else min(last_ns, deadline_ns)
+        self.deadline_ns = min(self.last_ns, now_ns + to_ns(timeout_s + self.hold_s))
 
     def _send_again_ns(self, now_ns: int) -> int:
         """It is sent now; when silence will mean that it was lost."""
@@ -266,10 +278,13 @@ class _Request:
         wait_s = error.retry_after_s
         if error.code not in self.patient or now_ns + to_ns(wait_s) >= self.deadline_ns:
             raise to_exception(error, self.kind)
+        self.refusal = error
         again_ns = now_ns + to_ns(wait_s + self.session.backoff_s(self.tries))
         return min(again_ns, self.deadline_ns - 1)
 
-    def _timed_out(self) -> errors.RequestTimeoutError:
+    def _timed_out(self) -> errors.PropiusError:
+        if self.refusal is not None:
+            return to_exception(self.refusal, self.kind)
         session, times = self.session, "once" if self.tries == 1 else f"{self.tries} times"
         waited_s = session.timeout_s + self.hold_s
         return errors.RequestTimeoutError(
