@@ -470,7 +470,7 @@ def test_garbage_payload_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    "change, field",
     [
         ({"spec": [math.nan, 1.0]}, "spec[0]"),
         ({"spec": [-1.0, 1.0]}, "spec[0]"),

@@ -359,7 +359,7 @@ def test_request_without_an_answer_expires() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "code", "field"),
+    "header, code, field",
     [
         (b"", ErrorCode.INVALID, "header"),
         (b"\xff\xff", ErrorCode.INVALID, "header"),

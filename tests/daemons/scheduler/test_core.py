@@ -1,0 +1,570 @@
+"""The scheduler's core, told as conversations on a virtual clock."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from daemons.scheduler.core import SchedulerCore, SchedulerSettings
+from propius.messages import (
+    Beat,
+    Error,
+    ErrorCode,
+    Header,
+    JobEvents,
+    JobsReceived,
+    JobState,
+    NeedSnapshot,
+    Plan,
+    PlanMade,
+    Reject,
+    Snapshot,
+    Supply,
+    SupplyBucket,
+    SupplyReceived,
+    Welcome,
+    encode_header,
+)
+from tests.daemons.client_manager.kit import (
+    SCHEMA,
+    SECOND,
+    VERSION,
+    DiallingPeer,
+    Driver,
+    keep_alive,
+)
+from tests.daemons.client_manager.manager_kit import World as ManagerWorld
+
+MS = SECOND // 1_000
+
+
+def job(
+    number: int,
+    *,
+    round: int = 0,
+    demand: int = 10,
+    allocated: int = 0,
+    bounds: tuple[float, float] = (2.0, 2.0),
+    requirement_id: int = 0,
+) -> JobState:
+    """A live job; ``round`` -1: none is open."""
+    return JobState(
+        number,
+        requirement_id,
+        list(bounds),
+        {"images": float(number)},
+        number,
+        demand,
+        5,
+        round,
+        demand,
+        allocated,
+        number,
+    )
+
+
+def bucket(start_s: float, devices: int = 10, spec: tuple[float, float] = (4.0, 4.0)) -> Any:
+    return SupplyBucket(int(start_s * SECOND), devices, list(spec), [1.0])
+
+
+class World:
+    """A scheduler with its peers played by the test."""
+
+    def __init__(self, managers: int = 1, *, jobs: bool = True, **settings: Any) -> None:
+        values: dict[str, Any] = {"policy": "fifo", "event_log": True, **settings}
+        self.settings = SchedulerSettings(schema=SCHEMA, package_version=VERSION, **values)
+        self.driver = Driver(SchedulerCore(self.settings, incarnation=4, seed=1))
+        self.driver.start()
+        self.managers = [self.manager(number) for number in range(managers)]
+        for manager in self.managers:
+            manager.hello()
+        self.job_manager = DiallingPeer(self.driver, "inside", "job_manager", "job_manager")
+        if jobs:
+            self.job_manager.hello()
+
+    @property
+    def core(self) -> SchedulerCore:
+        core = self.driver.core
+        assert isinstance(core, SchedulerCore)
+        return core
+
+    def manager(self, number: int, **values: Any) -> DiallingPeer:
+        name = f"client_manager-{number}"
+        return DiallingPeer(self.driver, "inside", "client_manager", name, manager=number, **values)
+
+    def snapshot(self, *jobs: JobState, seq: int = 10) -> None:
+        self.job_manager.say(Snapshot(seq=seq, jobs=list(jobs)))
+
+    def events(
+        self, *jobs: JobState, first: int, seq: int = 0, removed: tuple[int, ...] = ()
+    ) -> None:
+        self.job_manager.say(
+            JobEvents(first_seq=first, seq=seq or first, changed=list(jobs), removed=list(removed))
+        )
+
+    def plans(self) -> dict[str, list[Plan]]:
+        """The plans that were sent since last asked, by manager."""
+        plans: dict[str, list[Plan]] = {}
+        for sent in self.driver.take_sent(Plan):
+            plans.setdefault(sent.peer.decode(), []).append(sent.message)
+        return plans
+
+    def plan(self) -> Plan:
+        (sent,) = self.driver.take(Plan)
+        return sent
+
+    def live(self, seconds: float, *without: DiallingPeer, seq: int | None = None) -> None:
+        """Let time pass while everybody beats."""
+        here = [peer for peer in self.managers if peer not in without]
+        for _ in range(max(1, round(seconds / 0.25))):
+            self.driver.advance(0.25)
+            version = 0 if self.core.plan is None else self.core.plan.version
+            for manager in here:
+                manager.say(Beat(seq=version))
+            if self.job_manager not in without:
+                self.job_manager.say(Beat(seq=max(0, self.core.jobs.seq if seq is None else seq)))
+
+
+def rounds_of(plan: Plan) -> list[tuple[int, int, int]]:
+    """(job, round, quota) in the order of the plan."""
+    return [(p.job, p.round, p.quota) for group in plan.groups for p in group.rounds]
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_snapshot_becomes_a_plan_at_once() -> None:
+    """The first plan leaves with the batch of the snapshot, with what a manager must know."""
+    world = World()
+    assert "snapshot" in world.core.not_ready()
+    world.snapshot(job(1), job(2, round=-1), seq=10)
+    plan = world.plan()
+    assert (plan.version >= 1, plan.seq, plan.ranked) == (True, 10, True)
+    (group,) = plan.groups
+    assert group.requirement == [2.0, 2.0]
+    assert rounds_of(plan) == [(1, 0, 10)]
+    assert group.rounds[0].private_constraint == {"images": 1.0}
+    assert world.core.not_ready() == ""
+
+
+def test_events_that_follow_are_applied() -> None:
+    """A round that opens, fills, and a job that is gone change the next plan."""
+    world = World()
+    world.snapshot(job(1), job(2, round=-1))
+    world.events(job(2, round=3), first=11)
+    world.driver.advance(0.1)
+    world.events(job(1, allocated=4), first=12)
+    world.driver.advance(0.1)
+    world.events(first=13, removed=(2,))
+    world.driver.advance(0.1)
+    assert [rounds_of(plan) for plan in world.driver.take(Plan)] == [
+        [(1, 0, 10)],
+        [(1, 0, 10), (2, 3, 10)],
+        [(1, 0, 6), (2, 3, 10)],
+        [(1, 0, 6)],
+    ]
+
+
+def test_round_that_ends_leaves_the_plan() -> None:
+    """A job whose state has no open round any more is not offered."""
+    world = World()
+    world.snapshot(job(1))
+    world.driver.advance(0.1)
+    world.events(job(1, round=-1), first=11)
+    assert [rounds_of(plan) for plan in world.driver.take(Plan)] == [[(1, 0, 10)], []]
+
+
+def test_repeated_and_old_events_change_nothing() -> None:
+    """What was applied is known by its number."""
+    world = World()
+    world.snapshot(job(1), seq=10)
+    world.events(job(1, allocated=5), first=11)
+    world.live(0.5)
+    world.driver.take(Plan)
+    world.events(job(1, allocated=1), first=11)
+    world.events(job(1, allocated=1), first=9, seq=10)
+    world.snapshot(job(1), seq=10)
+    world.live(0.5)
+    assert world.driver.take(Plan) == []
+    assert world.driver.take(NeedSnapshot) == []
+
+
+def test_gap_asks_for_a_snapshot_and_keeps_the_plan() -> None:
+    """Event 12 without 11: nothing is applied, and a snapshot is asked for, once."""
+    world = World()
+    world.snapshot(job(1), seq=10)
+    world.driver.take(Plan)
+    world.events(job(1, allocated=5), first=12)
+    world.events(job(1, allocated=6), first=13)
+    assert len(world.driver.take(NeedSnapshot)) == 1
+    assert world.driver.take(Plan) == []
+    world.snapshot(job(1, allocated=6), seq=13)
+    world.driver.advance(0.1)
+    assert rounds_of(world.plan()) == [(1, 0, 4)]
+
+
+def test_overlapping_events_are_no_gap() -> None:
+    """Events 9 to 12 are applied to a picture as of 10: each entry is a whole state."""
+    world = World()
+    world.snapshot(job(1), seq=10)
+    world.driver.advance(0.1)
+    world.driver.take(Plan)
+    world.events(job(1, allocated=5), first=9, seq=12)
+    assert rounds_of(world.plan()) == [(1, 0, 5)]
+    assert world.driver.take(NeedSnapshot) == []
+
+
+def test_event_that_was_lost_is_noticed_by_the_beat() -> None:
+    """The job manager's beat names its last event; a snapshot is asked for until it comes."""
+    world = World()
+    world.snapshot(job(1), seq=10)
+    world.live(2.0, seq=11)
+    assert 2 <= len(world.driver.take(NeedSnapshot)) <= 5
+    world.snapshot(job(1), seq=11)
+    world.live(2.0)
+    assert world.driver.take(NeedSnapshot) == []
+
+
+def test_lost_snapshot_is_asked_for() -> None:
+    """A job manager was welcomed, but its snapshot did not arrive."""
+    world = World()
+    world.live(1.2)
+    assert len(world.driver.take(NeedSnapshot)) >= 1
+
+
+def test_restarted_job_manager_replaces_everything() -> None:
+    """A new incarnation's snapshot is taken whatever its number; its events before it are not."""
+    world = World()
+    world.snapshot(job(1), job(2), seq=1_000)
+    world.driver.take(Plan)
+    world.job_manager.incarnation = 2
+    world.job_manager.hello()
+    world.driver.advance(0.1)
+    world.events(job(3), first=501)
+    assert world.driver.take(Plan) == []
+    world.snapshot(job(2), seq=500)
+    plan = world.plan()
+    assert plan.seq == 500
+    assert rounds_of(plan) == [(2, 0, 10)]
+
+
+def test_job_manager_that_is_lost_leaves_the_last_plan() -> None:
+    """A manager that comes meanwhile still hears a plan."""
+    world = World()
+    world.snapshot(job(1))
+    world.live(3.0, world.job_manager)
+    assert "job manager" in world.core.not_ready()
+    world.driver.take(Plan)
+    late = world.manager(5)
+    late.hello()
+    plans = world.plans()
+    assert rounds_of(plans["client_manager-5"][0])
+
+
+def test_unknown_job_manager_must_say_hello() -> None:
+    """Whoever did not say hello is told so, and changes nothing."""
+    world = World(jobs=False)
+    world.snapshot(job(1))
+    assert world.driver.one(Error).code is ErrorCode.UNKNOWN_SESSION
+    assert world.driver.take(Plan) == []
+
+
+def test_job_that_the_planner_cannot_take_is_left_out() -> None:
+    """A requirement of the wrong length is reported; the other jobs are planned."""
+    world = World()
+    broken = JobState(1, 0, [2.0], {}, 1, 1, 1, 0, 1, 0, 1)
+    world.snapshot(broken, job(2, requirement_id=1))
+    assert rounds_of(world.plan()) == [(2, 0, 10)]
+    assert world.core.counters["refused_jobs"] == 1
+    assert "job 1" in str([said.fields for said in world.driver.said])
+
+
+# --- when plans are made -------------------------------------------------------------------------
+
+
+def test_first_plan_leaves_at_once_and_later_ones_20_ms_apart() -> None:
+    """Ten changes in 20 ms: one plan at the first, one at the end."""
+    world = World()
+    world.snapshot(job(1, demand=100))
+    world.driver.advance(1.0)
+    world.driver.take(Plan)
+    times = []
+    for number in range(50):
+        world.events(job(1, demand=100, allocated=number + 1), first=11 + number)
+        if world.driver.take(Plan):
+            times.append(world.driver.now_ns)
+        world.driver.now_ns += 2 * MS
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) >= 20 * MS
+    assert 4 <= len(times) <= 6
+
+
+def test_last_change_is_planned_by_the_timer() -> None:
+    """A change within 20 ms of a plan needs no further message to be planned."""
+    world = World()
+    world.snapshot(job(1))
+    world.driver.take(Plan)
+    world.events(job(1, allocated=5), first=11)
+    assert world.driver.take(Plan) == []
+    world.driver.advance(0.021)
+    assert rounds_of(world.plan()) == [(1, 0, 5)]
+
+
+def test_supply_alone_is_planned_once_a_second() -> None:
+    """Supply changes the order of some policies, but not in a hurry."""
+    world = World(policy="irs")
+    world.snapshot(job(1))
+    world.live(1.5)
+    world.driver.take(Plan)
+    for number in range(1, 9):
+        world.managers[0].say(Supply(seq=number, buckets=[bucket(number)]))
+        world.live(0.25)
+    assert 1 <= len(world.driver.take(Plan)) <= 3
+
+
+def test_nothing_changed_means_no_plan() -> None:
+    """Plans are not made for the sake of it."""
+    world = World()
+    world.snapshot(job(1))
+    world.driver.take(Plan)
+    world.live(5.0)
+    assert world.driver.take(Plan) == []
+
+
+# --- managers ------------------------------------------------------------------------------------
+
+
+def test_quotas_of_two_managers_hardly_exceed_what_remains() -> None:
+    """Over all managers at most managers - 1 devices more than needed are woken, per round."""
+    world = World(managers=2)
+    world.managers[0].say(Supply(seq=1, buckets=[bucket(1, devices=30)]))
+    world.managers[1].say(Supply(seq=1, buckets=[bucket(1, devices=10)]))
+    world.snapshot(job(1, demand=10), job(2, demand=1), job(3, demand=7, allocated=4))
+    plans = world.plans()
+    assert set(plans) == {"client_manager-0", "client_manager-1"}
+    (zero,), (one,) = plans["client_manager-0"], plans["client_manager-1"]
+    assert zero.version == one.version
+    remaining = {1: 10, 2: 1, 3: 3}
+    for (name, _, first), (_, _, second) in zip(rounds_of(zero), rounds_of(one), strict=True):
+        assert 1 <= first <= remaining[name]
+        assert 1 <= second <= remaining[name]
+        assert remaining[name] <= first + second <= remaining[name] + 1
+
+
+def test_late_manager_gets_a_plan_and_the_others_new_quotas() -> None:
+    """A manager that comes when all is quiet is not left without work."""
+    world = World()
+    world.snapshot(job(1, demand=10))
+    world.live(1.0)
+    world.driver.take(Plan)
+    late = world.manager(1)
+    world.managers.append(late)
+    late.hello()
+    world.driver.advance(0.1)
+    plans = world.plans()
+    assert [rounds_of(plan) for plan in plans["client_manager-1"]] == [[(1, 0, 5)]]
+    assert [rounds_of(plan) for plan in plans["client_manager-0"]] == [[(1, 0, 5)]]
+
+
+def test_lost_manager_leaves_its_quota_to_the_others() -> None:
+    """A manager that falls silent is noticed within three seconds."""
+    world = World(managers=2)
+    world.snapshot(job(1, demand=10))
+    world.driver.take(Plan)
+    world.live(3.0, world.managers[1])
+    plans = world.plans()
+    assert [rounds_of(plan) for plan in plans["client_manager-0"]] == [[(1, 0, 10)]]
+    assert "client_manager-1" not in plans
+
+
+def test_lost_plan_is_sent_again() -> None:
+    """A manager whose beat shows an older plan gets the present one, about once a second."""
+    world = World()
+    world.snapshot(job(1))
+    version = world.plan().version
+    world.job_manager.say(Beat(seq=10))
+    keep_alive(world.driver, 3.0, world.managers[0], seq=version - 1)
+    again = world.driver.take(Plan)
+    assert 2 <= len(again) <= 3
+    assert {plan.version for plan in again} == {version}
+    world.live(3.0)
+    assert world.driver.take(Plan) == []
+
+
+def test_plan_that_could_not_be_sent_goes_out_with_the_next_batch() -> None:
+    """The driver says that a plan was dropped; it is sent again."""
+    world = World()
+    world.snapshot(job(1))
+    (sent,) = world.driver.take_sent(Plan)
+    world.driver.undeliverable(sent)
+    assert world.plan().version == sent.message.version
+
+
+def test_manager_that_says_hello_again_gets_the_plan_again() -> None:
+    """Its link was cut; whatever was on the way is lost."""
+    world = World()
+    world.snapshot(job(1))
+    first = world.plan()
+    world.managers[0].hello()
+    assert world.plan() == first
+
+
+def test_restarted_manager_is_planned_for_anew() -> None:
+    """A new incarnation is a new manager with the same quotas."""
+    world = World()
+    world.snapshot(job(1))
+    world.live(1.0)
+    world.driver.take(Plan)
+    world.managers[0].incarnation = 2
+    world.managers[0].hello()
+    assert rounds_of(world.driver.take(Plan)[-1]) == [(1, 0, 10)]
+
+
+def test_other_version_or_schema_is_rejected_with_both_named() -> None:
+    """One line says what does not fit."""
+    world = World(managers=0, jobs=False)
+    world.manager(0, version="9.9.9").hello()
+    text = world.driver.one(Reject).text
+    assert "9.9.9" in text
+    assert VERSION in text
+    world.manager(0, schema="other").hello()
+    text = world.driver.one(Reject).text
+    assert "other" in text
+    assert "s1" in text
+    assert world.driver.take(Welcome) == []
+
+
+def test_garbage_is_refused() -> None:
+    """What cannot be read is answered with the field and changes nothing."""
+    world = World()
+    header = encode_header(Header(kind="supply", sender="client_manager-0", session=1, request=1))
+    world.driver.receive("inside", b"client_manager-0", header, b"\x81\xa3seq\xff")
+    error = world.driver.one(Error)
+    assert (error.code, error.field) == (ErrorCode.INVALID, "seq")
+    assert world.core.counters["refused_messages"] == 1
+
+
+# --- supply --------------------------------------------------------------------------------------
+
+
+def supplied(world: World) -> list[tuple[int, list[int]]]:
+    """(seq, bucket starts in seconds) of the supply that counted."""
+    return [
+        (event.seq, [each.bucket_start_ns // SECOND for each in event.buckets])
+        for event in world.driver.take_events()
+        if isinstance(event, SupplyReceived)
+    ]
+
+
+def test_supply_counts_once_however_often_it_is_sent() -> None:
+    """Messages overlap on purpose; the number of the last bucket tells what is new."""
+    world = World()
+    (manager,) = world.managers
+    manager.say(Supply(seq=1, buckets=[bucket(1)]))
+    manager.say(Supply(seq=1, buckets=[bucket(1)]))
+    manager.say(Supply(seq=3, buckets=[bucket(1), bucket(2), bucket(3)]))
+    manager.say(Supply(seq=2, buckets=[bucket(1), bucket(2)]))
+    assert supplied(world) == [(1, [1]), (3, [2, 3])]
+
+
+def test_supply_of_a_manager_that_was_lost_for_a_while_counts_once() -> None:
+    """It sends its last window again when it is back; only the news counts."""
+    world = World()
+    (manager,) = world.managers
+    manager.say(Supply(seq=2, buckets=[bucket(1), bucket(2)]))
+    world.driver.advance(5.0)
+    assert world.core.managers == {}
+    manager.hello()
+    manager.say(Supply(seq=3, buckets=[bucket(1), bucket(2), bucket(3)]))
+    assert supplied(world) == [(2, [1, 2]), (3, [3])]
+
+
+def test_supply_of_a_restarted_manager_is_numbered_from_anew() -> None:
+    """Bucket 1 of a new incarnation is another bucket."""
+    world = World()
+    (manager,) = world.managers
+    manager.say(Supply(seq=5, buckets=[bucket(5)]))
+    manager.incarnation = 2
+    manager.hello()
+    manager.say(Supply(seq=1, buckets=[bucket(9)]))
+    assert supplied(world) == [(5, [5]), (1, [9])]
+
+
+def test_broken_supply_is_counted_away() -> None:
+    """A bucket whose lengths do not fit is refused, and the scheduler goes on."""
+    world = World()
+    broken = SupplyBucket(SECOND, 3, [1.0], [1.0])
+    world.managers[0].say(Supply(seq=1, buckets=[broken]))
+    assert world.core.counters["refused_buckets"] == 1
+
+
+# --- the event log -------------------------------------------------------------------------------
+
+
+def test_events_are_the_inputs_of_every_plan_in_order() -> None:
+    """Jobs and supply as they were applied, then the plan that was made of them."""
+    world = World()
+    world.snapshot(job(1), seq=10)
+    world.managers[0].say(Supply(seq=1, buckets=[bucket(1)]))
+    world.driver.advance(0.05)
+    world.events(job(1, allocated=1), first=11)
+    events = world.driver.take_events()
+    kinds = [type(event) for event in events]
+    assert kinds == [JobsReceived, PlanMade, SupplyReceived, JobsReceived, PlanMade]
+    snapshot, made = events[0], events[1]
+    assert isinstance(snapshot, JobsReceived)
+    assert isinstance(made, PlanMade)
+    assert (snapshot.whole, snapshot.seq) == (True, 10)
+    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10)])])
+
+
+def test_no_event_is_made_when_nobody_keeps_them() -> None:
+    """With the event log off, nothing is recorded."""
+    world = World(event_log=False)
+    world.snapshot(job(1))
+    assert world.driver.take_events() == []
+
+
+# --- with a client manager -----------------------------------------------------------------------
+
+
+def test_last_of_2000_jobs_is_offered_to_the_only_client_that_can_serve_it() -> None:
+    """No job is invisible because there are many."""
+    for policy in ("fifo", "irs"):
+        world = World(policy=policy)
+        jobs = [
+            job(number, bounds=(9.0, 9.0), requirement_id=number % 7) for number in range(2_000)
+        ]
+        jobs[-1] = job(1_999, bounds=(1.0, 1.0), requirement_id=99)
+        jobs = [
+            state
+            if state.requirement_id == 99
+            else job(
+                state.job,
+                bounds=(9.0, 2.0 + state.requirement_id),
+                requirement_id=state.requirement_id,
+            )
+            for state in jobs
+        ]
+        world.snapshot(*jobs)
+        plan = world.plan()
+        manager = ManagerWorld()
+        manager.say("scheduler", plan)
+        manager.check_in(1, spec=(1.5, 1.5))
+        offer = manager.answer()
+        assert [(task.job, task.round) for task in offer.tasks] == [(1_999, 0)]
+
+
+def test_conversation_of_scheduler_and_manager_over_a_lost_plan() -> None:
+    """The manager's beat brings back a plan that never arrived, and its clients are served."""
+    world, manager = World(), ManagerWorld()
+    manager.check_in(1, wait_s=60.0)
+    world.snapshot(job(1))
+    world.driver.take(Plan)  # lost on the way
+    manager.driver.take(Beat)
+    world.driver.advance(1.1)
+    manager.advance(0.5)
+    for beat in manager.driver.take(Beat, "scheduler"):
+        world.managers[0].say(beat)
+    manager.say("scheduler", world.plan())
+    assert [task.job for task in manager.answer().tasks] == [1]
