@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from propius.errors import PropiusError
 from propius.messages import DEMAND_MAX, DIMENSIONS_MAX, DURATION_S_MAX, TASKS_MAX, Schema
@@ -42,6 +42,12 @@ Limit = Annotated[int, Field(ge=1, le=100_000_000)]
 
 class ConfigError(PropiusError):
     """The configuration cannot be used; the text is one line: where, which key, what to do."""
+
+
+def _not_empty(value: object) -> object:
+    if value in {"", None}:
+        raise ValueError("must not be empty")
+    return value
 
 
 class _Section(BaseModel):
@@ -146,7 +152,7 @@ class Config(_Section):
 
     attribute_schema: Annotated[AttributeSchema, Field(alias="schema")]
     security: Literal["loopback", "none"]
-    state_dir: Path
+    state_dir: Annotated[Path, BeforeValidator(_not_empty)]
     log: LogConfig
     event_log: EventLogConfig
     store: StoreConfig
@@ -220,8 +226,9 @@ def _file_text(path: str | Path) -> str:
 def _read(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a YAML text, and the place (FILE:LINE) of each dotted key."""
     places: dict[str, str] = {}
-    loader = yaml.SafeLoader(text)
+    loader: yaml.SafeLoader | None = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         values = _build(loader, root, "", name, places) if root is not None else {}
     except yaml.YAMLError as error:
@@ -230,7 +237,8 @@ def _read(text: str, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{name}{line}: not valid YAML: {problem}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(values, dict):
         raise ConfigError(f"{name}: must be sections of keys, as in {DEFAULTS}")
     return values, places
@@ -321,6 +329,9 @@ def _first_line(error: ValidationError, places: Mapping[str, str]) -> str:
 
 
 def _place(key: str, places: Mapping[str, str]) -> str:
+    inside = [place for name, place in places.items() if name.startswith(f"{key}.")]
+    if key not in places and inside:
+        return f"{inside[0]}: "  # a section that only a variable names
     while key and key not in places:
         key = key.rpartition(".")[0]
     return f"{places[key]}: " if key else ""
