@@ -81,7 +81,7 @@ Task: TypeAlias = tuple[int, int]
 """(job, round): what an offer lists."""
 
 PlanRound: TypeAlias = tuple[int, int, int, int]
-"""(job, round, rank, quota) in what a matcher applies; (job, round, rank, remaining) in a `Plan`."""
+"""(job, round, rank, quota) where a matcher applies it; a `Plan` has `remaining` last."""
 
 PlanGroup: TypeAlias = tuple[int, list[float], list[PlanRound]]
 """(requirement id, its vector, its rounds in the order in which they are served)."""

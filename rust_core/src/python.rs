@@ -123,7 +123,10 @@ impl PyMatcher {
     #[new]
     #[pyo3(signature = (*, dimensions, tasks_per_offer_max=Nat(20),
         offer_timeout_ns=Nat(10_000_000_000), waiting_max=Nat(100_000), declined_max=Nat(64),
-        supply_bucket_ns=Nat(1_000_000_000), supply_sample_max=Nat(256), seed=Nat(0)))]
+        supply_bucket_ns=Nat(1_000_000_000), supply_sample_max=Nat(256), seed=Nat(0)),
+        text_signature = "(*, dimensions, tasks_per_offer_max=20, offer_timeout_ns=10000000000, \
+            waiting_max=100000, declined_max=64, supply_bucket_ns=1000000000, \
+            supply_sample_max=256, seed=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
         dimensions: Nat<usize>,
@@ -270,7 +273,9 @@ struct PyPlanner(planner::Planner);
 impl PyPlanner {
     #[new]
     #[pyo3(signature = (*, policy, dimensions, seed=Nat(0), supply_window_ns=Nat(600_000_000_000),
-        supply_samples_max=Nat(65_536), first_version=Nat(0)))]
+        supply_samples_max=Nat(65_536), first_version=Nat(0)),
+        text_signature = "(*, policy, dimensions, seed=0, supply_window_ns=600000000000, \
+            supply_samples_max=65536, first_version=0)")]
     fn new(
         policy: String,
         dimensions: Nat<usize>,

@@ -1,0 +1,419 @@
+//! The matcher against a model that keeps everything in plain lists and computes each answer from
+//! scratch, over random conversations. What must be equal: every answer, hence eligibility, order,
+//! quotas, charges, who waits, and in which order those who wait are served.
+
+use std::collections::BTreeMap;
+
+use _core::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
+use _core::{Device, Error, RoundKey, meets};
+use proptest::prelude::*;
+
+const TASKS_MAX: usize = 3;
+const WAITING_MAX: usize = 4;
+const TIMEOUT_NS: u64 = 10;
+
+/// The vectors of requirements 0 to 5, and of the specs that devices have.
+const VECTORS: [[f64; 2]; 6] =
+    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0], [3.0, 3.0]];
+const SPECS: [[f64; 2]; 5] = [[0.0, 0.0], [1.0, 0.5], [0.5, 2.0], [2.0, 2.0], [9.0, 9.0]];
+
+#[derive(Clone, Debug)]
+enum Op {
+    Plan(PlanUpdate),
+    CheckIn {
+        device: Device,
+        spec: usize,
+        hold_ns: u64,
+    },
+    Match,
+    /// One of the tasks that the device is offered, or one that it is not.
+    Accept {
+        device: Device,
+        pick: usize,
+    },
+    Assigned {
+        device: Device,
+        seq: u64,
+    },
+    Refused {
+        device: Device,
+    },
+    Decline {
+        device: Device,
+        rounds: Vec<RoundKey>,
+    },
+    Forget {
+        device: Device,
+    },
+    Pass {
+        ns: u64,
+    },
+}
+
+fn a_device() -> impl Strategy<Value = Device> {
+    1..6_u128
+}
+
+fn a_round() -> impl Strategy<Value = RoundKey> {
+    (0..6_u64, 0..2_u32).prop_map(|(job, round)| RoundKey { job, round })
+}
+
+/// A plan of up to six rounds: job j has requirement j, and the version and seq may go back.
+fn a_plan() -> impl Strategy<Value = PlanUpdate> {
+    let rounds = prop::collection::vec((a_round(), 0..9_u32, 0..4_u32), 0..7);
+    let order = || prop::sample::subsequence(vec![5, 3, 0, 1, 4, 2_u32], 0..6).prop_shuffle();
+    let preferences = prop::collection::vec((0..SPECS.len(), order()), 0..3);
+    (1..5_u64, 0..5_u64, any::<bool>(), rounds, preferences, order()).prop_map(
+        |(version, seq, ranked, rounds, preferences, fallback)| {
+            let mut groups: Vec<PlanGroup> = Vec::new();
+            for (key, rank, quota) in rounds {
+                let id = u32::try_from(key.job).expect("small");
+                if groups.iter().flat_map(|g| &g.rounds).any(|round| round.key == key) {
+                    continue;
+                }
+                let round = PlanRound { key, rank, quota };
+                match groups.iter_mut().find(|group| group.requirement_id == id) {
+                    Some(group) => group.rounds.push(round),
+                    None => groups.push(PlanGroup {
+                        requirement_id: id,
+                        vector: VECTORS[id as usize].to_vec(),
+                        rounds: vec![round],
+                    }),
+                }
+            }
+            let ids: Vec<u32> = groups.iter().map(|group| group.requirement_id).collect();
+            let known = |order: Vec<u32>| -> Vec<u32> {
+                order.into_iter().filter(|id| ids.contains(id)).collect()
+            };
+            let signature = |spec: usize| eligible_ids(&groups, &SPECS[spec]);
+            let preferences = preferences.into_iter().map(|(s, o)| (signature(s), known(o)));
+            let (preferences, fallback) = (preferences.collect(), known(fallback));
+            PlanUpdate { version, seq, ranked, groups, preferences, fallback }
+        },
+    )
+}
+
+fn eligible_ids(groups: &[PlanGroup], spec: &[f64]) -> Vec<u32> {
+    let eligible = groups.iter().filter(|group| meets(spec, &group.vector));
+    let mut ids: Vec<u32> = eligible.map(|group| group.requirement_id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn an_op() -> impl Strategy<Value = Op> {
+    let spec = 0..SPECS.len();
+    let check_in = (a_device(), spec, prop::sample::select(vec![0, 5, 30_u64]))
+        .prop_map(|(device, spec, hold_ns)| Op::CheckIn { device, spec, hold_ns });
+    let rounds = prop::collection::vec(a_round(), 0..3);
+    prop_oneof![
+        2 => a_plan().prop_map(Op::Plan),
+        6 => check_in,
+        3 => Just(Op::Match),
+        5 => (a_device(), 0..4_usize).prop_map(|(device, pick)| Op::Accept { device, pick }),
+        4 => (a_device(), 0..6_u64).prop_map(|(device, seq)| Op::Assigned { device, seq }),
+        2 => a_device().prop_map(|device| Op::Refused { device }),
+        2 => (a_device(), rounds).prop_map(|(device, rounds)| Op::Decline { device, rounds }),
+        1 => a_device().prop_map(|device| Op::Forget { device }),
+        2 => (0..12_u64).prop_map(|ns| Op::Pass { ns }),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Standing {
+    Waiting { spec: usize, until: u64, ticket: u64 },
+    Offered { tasks: Vec<RoundKey>, charged: Option<RoundKey>, until: u64 },
+    Claiming { tasks: Vec<RoundKey>, charged: RoundKey },
+}
+
+#[derive(Default)]
+struct Model {
+    plan: PlanUpdate,
+    has_plan: bool,
+    standing: BTreeMap<Device, Standing>,
+    assigned: Vec<(RoundKey, u64)>,
+    declined: Vec<(Device, RoundKey)>,
+    tickets: u64,
+}
+
+impl Model {
+    fn rounds(&self) -> impl Iterator<Item = &PlanRound> {
+        self.plan.groups.iter().flat_map(|group| &group.rounds)
+    }
+
+    fn available(&self, round: &PlanRound) -> i64 {
+        let holds = |standing: &&Standing| match standing {
+            Standing::Waiting { .. } => false,
+            Standing::Offered { charged, .. } => *charged == Some(round.key),
+            Standing::Claiming { charged, .. } => *charged == round.key,
+        };
+        let charged = self.standing.values().filter(holds).count();
+        let unseen = |(key, seq): &&(RoundKey, u64)| *key == round.key && *seq > self.plan.seq;
+        let taken = charged + self.assigned.iter().filter(unseen).count();
+        i64::from(round.quota) - i64::try_from(taken).expect("few")
+    }
+
+    fn in_order(&self, spec: &[f64]) -> Vec<PlanRound> {
+        let groups = &self.plan.groups;
+        if self.plan.ranked {
+            let eligible = groups.iter().filter(|group| meets(spec, &group.vector));
+            let mut rounds: Vec<PlanRound> = eligible.flat_map(|g| g.rounds.clone()).collect();
+            rounds.sort_by_key(|round| round.rank);
+            return rounds;
+        }
+        let ids = eligible_ids(groups, spec);
+        // The last one counts if a careless plan has two for the same signature.
+        let preference =
+            self.plan.preferences.iter().rev().find(|(signature, _)| *signature == ids);
+        let mut order: Vec<u32> = preference.map_or(Vec::new(), |(_, order)| order.clone());
+        order.extend(&self.plan.fallback);
+        order.extend(groups.iter().map(|group| group.requirement_id));
+        let mut rounds: Vec<PlanRound> = Vec::new();
+        for id in order.into_iter().filter(|id| ids.contains(id)) {
+            let group = groups.iter().find(|group| group.requirement_id == id).expect("eligible");
+            let new = group.rounds.iter().filter(|r| rounds.iter().all(|had| had.key != r.key));
+            let new: Vec<PlanRound> = new.copied().collect();
+            rounds.extend(new);
+        }
+        rounds
+    }
+
+    fn tasks(&self, device: Device, spec: usize) -> Vec<RoundKey> {
+        let wanted = |round: &PlanRound| {
+            self.available(round) > 0 && !self.declined.contains(&(device, round.key))
+        };
+        let rounds = self.in_order(&SPECS[spec]).into_iter().filter(wanted);
+        rounds.map(|round| round.key).take(TASKS_MAX).collect()
+    }
+
+    fn offer(&mut self, now: u64, device: Device, tasks: &[RoundKey]) {
+        let (charged, until) = (Some(tasks[0]), now + TIMEOUT_NS);
+        let tasks = tasks.to_vec();
+        self.standing.insert(device, Standing::Offered { tasks, charged, until });
+    }
+
+    fn apply(&mut self, update: &PlanUpdate) -> bool {
+        if self.has_plan && update.version < self.plan.version {
+            return false;
+        }
+        self.has_plan = true;
+        // What a plan has seen is settled for good, even if a later plan has seen less.
+        self.assigned.retain(|(_, seq)| *seq > update.seq);
+        self.plan = update.clone();
+        let keys: Vec<RoundKey> = self.rounds().map(|round| round.key).collect();
+        self.declined.retain(|(_, key)| keys.contains(key));
+        true
+    }
+
+    fn check_in(&mut self, now: u64, device: Device, spec: usize, hold: u64) -> Answer {
+        if let Some(Standing::Claiming { .. }) = self.standing.get(&device) {
+            return Answer::Refused(Error::DeviceClaiming(device));
+        }
+        self.standing.remove(&device);
+        let tasks = self.tasks(device, spec);
+        if !tasks.is_empty() {
+            self.offer(now, device, &tasks);
+        } else if hold > 0 {
+            let waits = |standing: &&Standing| matches!(standing, Standing::Waiting { .. });
+            if self.standing.values().filter(waits).count() == WAITING_MAX {
+                return Answer::Refused(Error::MatcherFull { waiting_max: WAITING_MAX });
+            }
+            self.tickets += 1;
+            let (until, ticket) = (now + hold, self.tickets);
+            self.standing.insert(device, Standing::Waiting { spec, until, ticket });
+        }
+        Answer::Tasks(tasks)
+    }
+
+    fn match_waiting(&mut self, now: u64) -> Answer {
+        let mut waiting: Vec<(u64, Device, usize)> = Vec::new();
+        for (device, standing) in &self.standing {
+            if let Standing::Waiting { spec, ticket, .. } = standing {
+                waiting.push((*ticket, *device, *spec));
+            }
+        }
+        waiting.sort_unstable();
+        let mut made = Vec::new();
+        for (_, device, spec) in waiting {
+            let tasks = self.tasks(device, spec);
+            if !tasks.is_empty() {
+                self.offer(now, device, &tasks);
+                made.push((device, tasks));
+            }
+        }
+        Answer::Offers(made)
+    }
+
+    fn picked(&self, device: Device, pick: usize) -> RoundKey {
+        let none = RoundKey { job: 99, round: 0 };
+        match self.standing.get(&device) {
+            Some(Standing::Offered { tasks, .. }) => tasks.get(pick).copied().unwrap_or(none),
+            Some(Standing::Claiming { charged, .. }) if pick == 0 => *charged,
+            _ => none,
+        }
+    }
+
+    fn accept(&mut self, now: u64, device: Device, key: RoundKey) -> bool {
+        match self.standing.get(&device).cloned() {
+            Some(Standing::Offered { mut tasks, until, .. }) => {
+                let good = now < until && tasks.contains(&key);
+                if good {
+                    tasks.retain(|task| *task != key);
+                    self.standing.insert(device, Standing::Claiming { tasks, charged: key });
+                }
+                good
+            }
+            Some(Standing::Claiming { charged, .. }) => charged == key,
+            _ => false,
+        }
+    }
+
+    fn refused(&mut self, now: u64, device: Device) -> bool {
+        let Some(Standing::Claiming { tasks, .. }) = self.standing.get(&device).cloned() else {
+            return false;
+        };
+        self.standing.remove(&device);
+        let again = !tasks.is_empty();
+        if again {
+            let until = now + TIMEOUT_NS;
+            self.standing.insert(device, Standing::Offered { tasks, charged: None, until });
+        }
+        again
+    }
+
+    fn leave(&mut self, device: Device, only_if: impl Fn(&Standing) -> bool) {
+        if self.standing.get(&device).is_some_and(only_if) {
+            self.standing.remove(&device);
+        }
+    }
+
+    fn expire(&mut self, now: u64) -> Answer {
+        let (mut holds, mut offers) = (Vec::new(), Vec::new());
+        for (device, standing) in &self.standing {
+            match standing {
+                Standing::Waiting { until, .. } if *until <= now => holds.push((*until, *device)),
+                Standing::Offered { until, .. } if *until <= now => offers.push((*until, *device)),
+                _ => {}
+            }
+        }
+        holds.sort_unstable();
+        offers.sort_unstable();
+        let gone = |list: Vec<(u64, Device)>| list.into_iter().map(|(_, device)| device).collect();
+        let (holds, offers): (Vec<Device>, Vec<Device>) = (gone(holds), gone(offers));
+        holds.iter().chain(&offers).for_each(|device| drop(self.standing.remove(device)));
+        Answer::Expired(holds, offers)
+    }
+
+    fn step(&mut self, now: u64, op: &Op) -> Answer {
+        match op {
+            Op::Plan(update) => Answer::Yes(self.apply(update)),
+            Op::CheckIn { device, spec, hold_ns } => self.check_in(now, *device, *spec, *hold_ns),
+            Op::Match => self.match_waiting(now),
+            Op::Accept { device, pick } => {
+                Answer::Yes(self.accept(now, *device, self.picked(*device, *pick)))
+            }
+            Op::Assigned { device, seq } => {
+                if let Some(Standing::Claiming { charged, .. }) = self.standing.get(device) {
+                    self.assigned.push((*charged, *seq));
+                    self.assigned.retain(|(_, seq)| *seq > self.plan.seq);
+                    self.standing.remove(device);
+                }
+                Answer::Nothing
+            }
+            Op::Refused { device } => Answer::Yes(self.refused(now, *device)),
+            Op::Decline { device, rounds } => {
+                let open: Vec<RoundKey> = self.rounds().map(|round| round.key).collect();
+                let open = rounds.iter().filter(|key| open.contains(key));
+                self.declined.extend(open.map(|key| (*device, *key)));
+                self.leave(*device, |standing| matches!(standing, Standing::Offered { .. }));
+                Answer::Nothing
+            }
+            Op::Forget { device } => {
+                self.leave(*device, |standing| !matches!(standing, Standing::Claiming { .. }));
+                Answer::Nothing
+            }
+            Op::Pass { .. } => self.expire(now),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Nothing,
+    Yes(bool),
+    Tasks(Vec<RoundKey>),
+    Offers(Vec<(Device, Vec<RoundKey>)>),
+    Expired(Vec<Device>, Vec<Device>),
+    Refused(Error),
+}
+
+fn step(matcher: &mut Matcher, model: &Model, now: u64, op: &Op) -> Answer {
+    match op {
+        Op::Plan(update) => Answer::Yes(matcher.apply_plan(update.clone()).expect("a good plan")),
+        Op::CheckIn { device, spec, hold_ns } => {
+            let result = matcher.check_in(now, *device, &SPECS[*spec], 1.0, now + hold_ns);
+            result.map_or_else(Answer::Refused, Answer::Tasks)
+        }
+        Op::Match => Answer::Offers(matcher.match_waiting(now)),
+        Op::Accept { device, pick } => {
+            Answer::Yes(matcher.accept(now, *device, model.picked(*device, *pick)))
+        }
+        Op::Assigned { device, seq } => {
+            matcher.assigned(*device, *seq);
+            Answer::Nothing
+        }
+        Op::Refused { device } => Answer::Yes(matcher.refused(now, *device)),
+        Op::Decline { device, rounds } => {
+            matcher.decline(*device, rounds);
+            Answer::Nothing
+        }
+        Op::Forget { device } => {
+            matcher.forget(*device);
+            Answer::Nothing
+        }
+        Op::Pass { .. } => {
+            let (holds, offers) = matcher.expire(now);
+            Answer::Expired(holds, offers)
+        }
+    }
+}
+
+fn a_matcher() -> Matcher {
+    let config = MatcherConfig {
+        tasks_per_offer_max: TASKS_MAX,
+        waiting_max: WAITING_MAX,
+        offer_timeout_ns: TIMEOUT_NS,
+        ..MatcherConfig::new(2)
+    };
+    Matcher::new(config).expect("a good configuration")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn answers_as_the_model_does(ops in prop::collection::vec(an_op(), 1..60)) {
+        let (mut matcher, mut model, mut now) = (a_matcher(), Model::default(), 0);
+        for op in ops {
+            if let Op::Pass { ns } = op {
+                now += ns;
+            }
+            let got = step(&mut matcher, &model, now, &op);
+            let expected = model.step(now, &op);
+            prop_assert_eq!(got, expected, "at {} after {:?}", now, op);
+            prop_assert_eq!(matcher.check(), Ok(()), "after {:?}", op);
+        }
+    }
+
+    /// The same calls give the same answers, whatever was hashed where.
+    #[test]
+    fn is_deterministic(ops in prop::collection::vec(an_op(), 1..60)) {
+        let (mut one, mut two) = (a_matcher(), a_matcher());
+        let mut model = Model::default();
+        for (now, op) in (0..).zip(&ops) {
+            let answers = (step(&mut one, &model, now, op), step(&mut two, &model, now, op));
+            prop_assert_eq!(&answers.0, &answers.1);
+            model.step(now, op);
+        }
+        prop_assert_eq!(one.take_supply(u64::MAX), two.take_supply(u64::MAX));
+    }
+}
