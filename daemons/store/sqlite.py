@@ -39,6 +39,7 @@ class SqliteStore:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # secrets are in it; SQLite's side files get the same mode
             # The thread that opens the store loads from it; the writer thread commits.
             self._db = sqlite3.connect(
                 self.path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False

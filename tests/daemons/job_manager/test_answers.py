@@ -15,7 +15,6 @@ from propius.messages import (
     Ok,
     Outcome,
     Pause,
-    Register,
     Registered,
     RequestStarted,
     Resume,
@@ -231,16 +230,10 @@ def test_a_purged_job_leaves_nothing(rig: Rig) -> None:
     second = rig.claim(2, 1)
     rig.report(2, 1, second.token, Outcome.FAILED)
     assert server.do(CompleteJob) == Ok()
-    rig.core.book.settings = rig.settings
     rig.core.book.finished[1] -= int(rig.settings.keep_finished_s * 1e9)
     rig.advance(1)
     left = set(rig.store.load())
     assert left == {"meta", "clock", "device_answers"}
     assert rig.report(1, 1, lease.token, request=9).error == ErrorCode.UNKNOWN_JOB
     assert not rig.core.book.lease_of
-    assert code_of(server.ask(Register(**_fields()), request=9)) is ErrorCode.INVALID
-
-
-def _fields() -> dict[str, object]:
-    fields = registration(requirement=[1.0])
-    return {name: getattr(fields, name) for name in fields.__struct_fields__}
+    assert server.refused(Pause) is ErrorCode.UNKNOWN_JOB

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from daemons.job_manager.watches import WATCHES_PER_JOB
@@ -7,6 +9,7 @@ from propius.messages import (
     CompleteJob,
     EndRequest,
     ErrorCode,
+    Header,
     Message,
     Outcome,
     RoundStatus,
@@ -29,13 +32,13 @@ def server(rig: Rig) -> JobServer:
     return server
 
 
-def watch(server: JobServer, **fields: object) -> WatchRound:
+def watch(server: JobServer, **fields: Any) -> WatchRound:
     """A watch of round 0 that knows its present version."""
     seen = server.rig.round().version
     return server.about(WatchRound, **({"round": 0, "seen": seen, "wait_s": 60.0} | fields))
 
 
-def status(answers: list[tuple[object, Message]]) -> RoundStatus:
+def status(answers: list[tuple[Header, Message]]) -> RoundStatus:
     """The one status that was sent."""
     assert len(answers) == 1
     message = answers[0][1]
