@@ -9,13 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
-from propius.cli.cluster import Cluster
 from rich.console import Console
 from rich.live import Live
 
@@ -26,7 +24,9 @@ from evaluation.demo.jobs import DEMO_JOBS
 from evaluation.demo.scoreboard import Scoreboard, live_table, plain_line
 from evaluation.demo.summary import ACCURACY_MIN, results, results_table, write_summary
 from evaluation.figure import draw_demo
+from propius.cli.cluster import Cluster
 from propius.engine import POLICIES
+from propius.errors import PropiusError
 
 __all__ = ["app", "demo"]
 
@@ -45,14 +45,8 @@ CLIENTS_MAX: Final = 1_400
 app = typer.Typer(add_completion=False)
 
 
-@dataclass(frozen=True)
 class DemoFailedError(Exception):
     """The demo cannot go on; one line says why."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 @app.command()
@@ -82,7 +76,7 @@ def demo(
     run = DemoRun(policy, clients, seed, out, timeout_s, console)
     try:
         rows = run.run()
-    except DemoFailedError as failure:
+    except (DemoFailedError, PropiusError) as failure:
         typer.echo(f"propius demo: {failure}", err=True)
         raise typer.Exit(1) from failure
     except KeyboardInterrupt:
@@ -196,14 +190,7 @@ class DemoRun:
         """Write and print the results, and check the event log."""
         rows = results(self.board)
         write_summary(self.out / "summary.json", rows)
-        draw_demo(
-            rows,
-            {name: score.accuracy_series for name, score in self.board.jobs.items()},
-            path_svg=self.out / "figure.svg",
-            path_png=self.out / "figure.png",
-            held={name: score.held_series for name, score in self.board.jobs.items()},
-            target=ACCURACY_MIN,
-        )
+        self.draw(rows)
         self.console.print(results_table(rows, title=self.title))
         self.say(f"event log: {verified(self.out / 'events')}")
         self.say(f"took {self.elapsed_s():.1f} s")
@@ -215,6 +202,24 @@ class DemoRun:
         ):
             self.say(f"{label}: {self.out / name}")
         return rows
+
+    def draw(self, rows: list[dict[str, Any]]) -> None:
+        """The figure; its time starts with the first round."""
+        from_s, jobs = self.board.started_s, self.board.jobs
+        draw_demo(
+            rows,
+            {
+                name: [(point[0] - from_s, *point[1:]) for point in score.accuracy_series]
+                for name, score in jobs.items()
+            },
+            path_svg=self.out / "figure.svg",
+            path_png=self.out / "figure.png",
+            held={
+                name: [(t_s - from_s, held) for t_s, held in score.held_series]
+                for name, score in jobs.items()
+            },
+            target=ACCURACY_MIN,
+        )
 
     def say(self, line: str) -> None:
         """One plain line for the person."""

@@ -25,13 +25,14 @@ from evaluation.data_link import AsyncModelClient
 from evaluation.demo.progress import Devices, complain, tell
 from evaluation.digits import Digits
 from evaluation.fedavg import LOCAL_EPOCHS, local_train
-from evaluation.population import Device, Outcome, Population
+from evaluation.population import Availability, Device, Outcome, Population
 from propius import (
     Assignment,
     AsyncClient,
     AsyncConnection,
     PropiusError,
     RefusedError,
+    RequestTimeoutError,
     StaleTokenError,
 )
 
@@ -41,6 +42,10 @@ CONNECTIONS: Final = 4
 """Connections that all devices share, as behind a gateway."""
 OFFER_WAIT_S: Final = 20.0
 PAUSE_AFTER_ERROR_S: Final = 1.0
+MODEL_TIMEOUT_S: Final = 5.0
+"""A job server that says nothing for so long is gone: its job has ended."""
+AVAILABILITY: Final = Availability(on_median_s=12.0, off_median_s=36.0)
+"""About a quarter of the devices are on at any time, so that the jobs have to wait for each other."""
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +69,9 @@ class Fleet:
 
     def __init__(self, settings: DeviceSettings) -> None:
         self.settings = settings
-        self.population = Population.generate(settings.clients, settings.seed)
+        self.population = Population.generate(
+            settings.clients, settings.seed, availability=AVAILABILITY
+        )
         self.digits = Digits.load(settings.clients, settings.seed)
         self.ended: Counter[str] = Counter()
         self.online = 0
@@ -193,7 +200,7 @@ class Fleet:
             await model.push(
                 job=job, round_no=round_no, token=token, samples=len(y), weights=trained
             )
-        except RefusedError:
+        except (RefusedError, RequestTimeoutError):
             # The round ended without us, or our lease did: the work is wasted, the device is not.
             await self.report(client, assignment, "dropped")
             return
@@ -210,7 +217,7 @@ class Fleet:
     async def model_client(self, endpoint: str) -> AsyncModelClient:
         """The shared connection to a job server."""
         if endpoint not in self._models:
-            model = AsyncModelClient(endpoint)
+            model = AsyncModelClient(endpoint, timeout_s=MODEL_TIMEOUT_S)
             self._models[endpoint] = model
             await self._stack.enter_async_context(model)
         return self._models[endpoint]

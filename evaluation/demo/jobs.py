@@ -47,8 +47,8 @@ DEMO_JOBS: Final = (
     DemoJob(
         name="compute-rich",
         requirement={"cpu_f": 7, "ram": 6, "fp16_mem": 900, "android_os": 7},
-        demand=10,
-        rounds=25,
+        demand=12,
+        rounds=30,
         private_constraint={"dataset_size": 120},
     ),
     DemoJob(

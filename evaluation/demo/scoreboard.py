@@ -73,6 +73,12 @@ class Scoreboard:
                 score.held_series.append((progress.t_s, 0))
 
     @property
+    def started_s(self) -> float:
+        """When the first job's first round was opened; 0 if none was."""
+        firsts = (score.held_series[0][0] for score in self.jobs.values() if score.held_series)
+        return min(firsts, default=0.0)
+
+    @property
     def finished(self) -> bool:
         """Whether every job is done."""
         return all(score.done is not None for score in self.jobs.values())
