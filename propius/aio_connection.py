@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import zmq
 
 from propius.calls import Calls
-from propius.connection import BATCH_MAX, send_all
+from propius.connection import BATCH_MAX
 from propius.errors import SessionClosedError, UsageError
 from propius.session import SchemaCell, Talk
 from propius.wire import Wire
@@ -107,7 +107,7 @@ class AsyncConnection:
         if self._closed or self._wire is None or self._loop is None:
             return
         if self._calls.outbox:
-            send_all(self._wire, self._calls)
+            self._wire.send_all(self._calls)
             self._read_soon()
         self._set_timer()
 
@@ -122,8 +122,7 @@ class AsyncConnection:
         if self._closed or self._wire is None:
             return
         now_ns = time.monotonic_ns()
-        if self._wire.reconnected():
-            self._calls.reconnected(now_ns)
+        self._wire.follow(self._calls, now_ns)
         for _ in range(BATCH_MAX):
             frames = self._wire.receive()
             if frames is None:

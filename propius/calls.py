@@ -17,7 +17,7 @@ Not here: the drivers (:mod:`propius.connection`, :mod:`propius.aio_connection`)
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from propius.core import Frames
@@ -99,10 +99,15 @@ class Calls:
             heard = Heard(now_ns, error)
         self._go_on(call, now_ns, heard)
 
-    def reconnected(self, now_ns: int) -> None:
-        """A connection stands: what was sent over an earlier one may be lost."""
-        sent = [call for key, call in self._by_key.items() if key not in self.outbox]
-        self._wake(now_ns, sent, Heard(now_ns, reconnected=True))
+    def sent(self) -> set[Key]:
+        """What was sent and is not answered: all that a connection which breaks now may lose."""
+        return self._by_key.keys() - self.outbox.keys()
+
+    def reconnected(self, now_ns: int, lost: Iterable[Key] | None = None) -> None:
+        """A connection stands again: ask again what an earlier one may have lost (None: all)."""
+        lost = self.sent() if lost is None else lost
+        calls = [self._by_key[key] for key in sorted(lost) if key in self._by_key]
+        self._wake(now_ns, calls, Heard(now_ns, reconnected=True))
 
     def due_ns(self) -> int | None:
         """When ``tick`` has something to do."""

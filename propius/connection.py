@@ -94,31 +94,20 @@ class Connection:
 
     def _turn(self, wire: Wire, call: Call[Any]) -> None:
         """Send what can be sent, wait for what comes first, and deal with it."""
-        send_all(wire, self._calls)
+        wire.follow(self._calls, time.monotonic_ns())
+        wire.send_all(self._calls)
         due_ns = self._calls.due_ns()
         assert due_ns is not None, "a call that is not over always has a time to be woken at"
         wait_ms = max(0, -((time.monotonic_ns() - due_ns) // 1_000_000))
         self._poller.register(wire.socket, zmq.POLLIN | (zmq.POLLOUT if self._calls.outbox else 0))
         self._poller.poll(wait_ms)
         now_ns = time.monotonic_ns()
-        if wire.reconnected():
-            self._calls.reconnected(now_ns)
         for _ in range(BATCH_MAX):
             frames = None if call.done else wire.receive()
             if frames is None:
                 break
             self._calls.receive(now_ns, frames)
         self._calls.tick(now_ns)
-
-
-def send_all(wire: Wire, calls: Calls) -> None:
-    """Send the outbox as far as the socket takes it."""
-    outbox = calls.outbox
-    while outbox:
-        key, frames = next(iter(outbox.items()))
-        if not wire.send(frames):
-            return
-        del outbox[key]
 
 
 def fresh_dice() -> random.Random:

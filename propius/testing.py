@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 Handler: TypeAlias = Callable[[Header, Message], Message | None]
+CLOSE_MS: Final = 2_000
 TICK_MS: Final = 20
 
 
@@ -79,7 +80,11 @@ class FakeServer:
         self._stop = threading.Event()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError:
+            self._socket.close()
+            raise
         self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
         self._thread = threading.Thread(target=self._serve, name="FakeServer", daemon=True)
         self._thread.start()
@@ -88,7 +93,8 @@ class FakeServer:
         """Stop; raises what the handler raised."""
         self._stop.set()
         self._thread.join()
-        self._socket.close()
+        if not self._socket.closed:
+            self._unbind()
         if self._error is not None:
             raise self._error
 
@@ -102,6 +108,16 @@ class FakeServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _unbind(self) -> None:
+        """Close the socket, and return when its port is free for the next server."""
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_CLOSED)
+        self._socket.unbind(self.endpoint)
+        if self.endpoint.startswith("tcp:"):
+            monitor.poll(CLOSE_MS)
+        self._socket.disable_monitor()
+        monitor.close(0)
+        self._socket.close(0)
 
     def _serve(self) -> None:
         try:

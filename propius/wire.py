@@ -6,13 +6,16 @@ blocking in it. Not here: when to read or write, and what.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import zmq
 
+from propius.calls import Calls
 from propius.core import Frames
 from propius.errors import UsageError
 from propius.messages import PAYLOAD_BYTES_MAX
+from propius.session import Key
 
 QUEUE_MAX: Final = 10_000
 """Messages either way: more than the talks of one connection, which have one each under way."""
@@ -29,7 +32,10 @@ class Wire:
         context = context or zmq.Context.instance()
         self.socket = context.socket(zmq.DEALER)
         self._set_options()
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self.monitor = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._lost: set[Key] = set()  # sent over a connection that broke
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -54,15 +60,27 @@ class Wire:
         except zmq.Again:
             return None
 
-    def reconnected(self) -> bool:
-        """Whether a connection was made since this was last asked."""
-        made = False
+    def follow(self, calls: Calls, now_ns: int) -> None:
+        """Notice broken and new connections; what went down with one is asked again by the next."""
         while True:
             try:
-                self.monitor.recv_multipart(zmq.NOBLOCK)
+                event, _ = self.monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return made
-            made = True
+                return
+            if int.from_bytes(event[:2], sys.byteorder) == zmq.EVENT_DISCONNECTED:
+                self._lost |= calls.sent()
+            elif self._lost:
+                calls.reconnected(now_ns, self._lost)
+                self._lost.clear()
+
+    def send_all(self, calls: Calls) -> None:
+        """Send the outbox as far as the socket takes it."""
+        outbox = calls.outbox
+        while outbox:
+            key, frames = next(iter(outbox.items()))
+            if not self.send(frames):
+                return
+            del outbox[key]
 
     def close(self) -> None:
         """Close both sockets; what is unsent is lost."""
