@@ -471,7 +471,10 @@ class Forward(Message, frozen=True, kw_only=True):
 
 
 class Deliver(Message, frozen=True, kw_only=True):
-    """Client manager → load balancer: answers, each (tag of the request, header, payload)."""
+    """Client manager → load balancer: answers, each (tag of the request, header, payload).
+
+    An empty header: this request gets no answer any more, since its device sent a newer one.
+    """
 
     kind: ClassVar[str] = "deliver"
     items: list[tuple[Count, bytes, bytes]]

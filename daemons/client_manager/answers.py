@@ -87,6 +87,10 @@ class Answers:
         if exchange.reply is not None:
             self._deliveries.append((exchange.tag, *exchange.reply))
 
+    def drop(self, tag: int) -> None:
+        """Nobody waits at this tag any more; the load balancer need not remember it."""
+        self._deliveries.append((tag, b"", b""))
+
     def tell(self, tag: int, to: Header, message: Message) -> None:
         """Answer without remembering anything."""
         self._deliveries.append((tag, *encode(self._header(message.kind, to), message)))

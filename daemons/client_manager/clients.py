@@ -33,6 +33,7 @@ from propius.messages import (
     DecodeError,
     Error,
     ErrorCode,
+    GetSchema,
     Header,
     Message,
     Ok,
@@ -93,6 +94,9 @@ class Clients:
         except DecodeError as error:
             self.core.count("refused_requests")
             self.answers.tell(tag, header, error.reply())
+            return
+        if isinstance(message, GetSchema):  # changes nothing, and may come on a lane of its own
+            self.answers.tell(tag, header, self.settings.schema)
             return
         exchange = self._open(now_ns, tag, header, payload)
         if exchange is not None:
@@ -209,6 +213,7 @@ class Clients:
             return None
         if known is not None and known.stage is Stage.HELD:
             self._let_go(now_ns, known.device, "superseded")
+            self.answers.drop(known.tag)
         return self.exchanges.begin(now_ns, tag, header, digest)
 
     def _repeated(
@@ -221,6 +226,8 @@ class Clients:
             )
             return None
         self.core.count("repeated_requests")
+        if known.under_way and known.tag != tag:
+            self.answers.drop(known.tag)
         self.exchanges.repeat(now_ns, known, tag)
         if known.reply is not None:
             self.answers.again(known)
@@ -237,7 +244,7 @@ class Clients:
             case Report():
                 self._report(now_ns, exchange, message)
             case _:
-                self.answers.give(now_ns, exchange, self.settings.schema)
+                raise AssertionError(f"{message.kind} has no handler")
 
     def _check_in(self, now_ns: int, exchange: Exchange, message: CheckIn) -> None:
         error = self._misfit(message)

@@ -276,10 +276,14 @@ class LoadBalancerCore(Core):
             entry = self.pending.get(tag)
             if entry is None or entry.manager != peer.name:
                 self.count("unknown_tags")
-                if tag not in self._delivered:  # the device went elsewhere; else it is a repeat
+                if (
+                    header and tag not in self._delivered
+                ):  # the device went elsewhere; else it is a repeat
                     self._undeliverable.setdefault(peer.name, []).append(tag)
                 continue
             self.pending.remove(entry)
+            if not header:  # the device asked again over another connection
+                continue
             self._remember_sent(tag, entry.peer, header, peer.name)
             self.emit(Send(CLIENTS, entry.peer, (header, payload)))
             self.count("delivered")

@@ -36,7 +36,8 @@ class JobTable:
 
     def take_snapshot(self, incarnation: int, snapshot: Snapshot) -> bool:
         """Replace everything; False: it is older than what is known, and nothing changed."""
-        if incarnation == self.incarnation and snapshot.seq < self.seq:
+        known_well = not self.behind and snapshot.seq == self.seq
+        if incarnation == self.incarnation and (known_well or snapshot.seq < self.seq):
             return False
         self._planner.reset()
         self.constraints, self._open = {}, {}

@@ -52,6 +52,7 @@ class World:
         self.settings = ClientManagerSettings(schema=SCHEMA, package_version=VERSION, **values)
         self.incarnations = dict.fromkeys(PEERS, 9)
         self.tags = 0
+        self.dropped: list[int] = []  # tags that get no answer any more
         self.versions = 0
         self.driver = self.boot(incarnation=5)
         if welcomed:
@@ -141,6 +142,9 @@ class World:
         answers = []
         for batch in self.driver.take(Deliver):
             for tag, header_frame, payload in batch.items:
+                if not header_frame:
+                    self.dropped.append(tag)
+                    continue
                 header = decode_header(header_frame)
                 answers.append(Answer(tag, header, decode_payload(header.kind, payload)))
         return answers

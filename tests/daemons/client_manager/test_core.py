@@ -110,11 +110,12 @@ def test_hold_that_runs_out_ends_in_an_empty_offer() -> None:
 def test_repeated_check_in_that_is_held_is_answered_once_to_the_repeat() -> None:
     """A repeat replaces where the answer goes; there are never two answers."""
     world = World()
-    world.check_in(1, wait_s=30.0)
+    first = world.check_in(1, wait_s=30.0)
     second = world.check_in(1, wait_s=30.0)
     world.plan(7)
     (answer,) = world.answers()
     assert answer.tag == second
+    assert world.dropped == [first]
 
 
 def test_repeated_check_in_gets_the_same_offer() -> None:
@@ -396,6 +397,22 @@ def test_late_and_repeated_results_change_nothing() -> None:
     assert world.core.counters["late_results"] == 2
 
 
+def test_late_result_of_an_earlier_request_is_no_answer_to_a_later_one() -> None:
+    """The refusal of a claim that was given up does not refuse the claim after it."""
+    world = World()
+    offered(world, 7, 8)
+    world.accept(1, 7)
+    given_up = world.claim()
+    world.advance(5.1, silent=("job_manager",))
+    world.welcome("job_manager")
+    world.answers()
+    world.accept(1, 8, request=3)
+    world.refuse(given_up, "round_full")
+    assert world.answers() == []
+    world.grant(world.claims()[-1])
+    assert world.answer().job == 8
+
+
 def test_assignment_keeps_its_charge_until_a_plan_has_seen_it() -> None:
     """A plan from before the grant does not wake a second device for the same slot."""
     world = World()
@@ -512,6 +529,10 @@ def test_schema_is_told_to_who_asks() -> None:
     world = World()
     world.ask(1, GetSchema(), request=1)
     assert world.answer() == SCHEMA
+    world.check_in(1, wait_s=60.0, request=1)
+    world.ask(1, GetSchema(), request=1, session=77)
+    assert world.answer() == SCHEMA
+    assert world.core.gauges()["clients_waiting"] == 1
 
 
 def test_garbage_from_a_peer_is_counted() -> None:

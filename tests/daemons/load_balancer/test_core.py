@@ -336,6 +336,20 @@ def test_manager_cannot_answer_for_another() -> None:
     assert len(world.core.pending) == 1
 
 
+def test_request_that_was_asked_again_over_another_connection_leaves_the_table() -> None:
+    """The manager says that the older tag gets no answer any more."""
+    world = World()
+    world.ask(1, peer=b"wifi")
+    first = world.tag()
+    world.ask(1, peer=b"mobile")
+    world.tag()
+    assert len(world.core.pending) == 2
+    world.managers[0].say(Deliver(items=[(first, b"", b""), (first, b"", b"")]))
+    assert len(world.core.pending) == 1
+    assert list(world.heard()) == []
+    assert world.driver.take(Undeliverable) == []
+
+
 def test_full_table_answers_busy_with_times_that_spread() -> None:
     """Past pending_max each device is told another time."""
     world = World(pending_max=5)

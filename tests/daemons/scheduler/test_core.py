@@ -240,7 +240,7 @@ def test_restarted_job_manager_replaces_everything() -> None:
     world.job_manager.incarnation = 2
     world.job_manager.hello()
     world.driver.advance(0.1)
-    world.events(job(3), first=501)
+    world.events(job(3), first=1_001)
     assert world.driver.take(Plan) == []
     world.snapshot(job(2), seq=500)
     plan = world.plan()
