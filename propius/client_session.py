@@ -40,7 +40,8 @@ _TRY_NEXT: Final = frozenset(
     code.value
     for code in (
         ErrorCode.ROUND_FULL, ErrorCode.ROUND_CLOSED, ErrorCode.NOT_OFFERED,
-        ErrorCode.UNKNOWN_JOB, ErrorCode.BUSY, ErrorCode.NOT_READY, ErrorCode.CHECK_IN_AGAIN,
+        ErrorCode.UNKNOWN_JOB, ErrorCode.LIMIT, ErrorCode.BUSY, ErrorCode.NOT_READY,
+        ErrorCode.CHECK_IN_AGAIN,
     )
 )  # fmt: skip
 _PAUSE_MIN_S: Final = 0.05
