@@ -45,7 +45,7 @@ class ConfigError(PropiusError):
 
 
 def _not_empty(value: object) -> object:
-    if value in {"", None}:
+    if value is None or value == "":
         raise ValueError("must not be empty")
     return value
 

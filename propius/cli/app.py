@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import importlib.util
 import json
 import signal
 import sys
@@ -19,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 
 from propius.cli import configs, jobs
-from propius.cli.cluster import Cluster, stop_system
+from propius.cli.cluster import Cluster, NotReadyError, stop_system
 from propius.cli.status import DaemonStatus, daemon_names, statuses
 from propius.config import load_config
 from propius.errors import PropiusError
@@ -181,8 +183,8 @@ def _wait_ready(cluster: Cluster, stop: threading.Event) -> None:
         left_s = deadline_s - time.monotonic()
         try:
             cluster.wait_ready(min(LOOK_AGAIN_S, max(left_s, 0.0)))
-        except PropiusError:
-            if left_s <= 0 or not cluster.runs:
+        except NotReadyError:
+            if left_s <= 0:
                 raise
         else:
             return
@@ -226,16 +228,32 @@ def _table(found: list[DaemonStatus]) -> Table:
 
 
 def _add_found_commands() -> None:
-    """Commands of other packages; one that cannot be loaded says so when it is called."""
+    """Commands of other packages: only the one that is called is loaded, which may take a while."""
+    called = sys.argv[1] if len(sys.argv) > 1 else ""
     for entry in sorted(importlib.metadata.entry_points(group=COMMANDS_GROUP), key=_name):
-        if len(sys.argv) > 1 and sys.argv[1] not in {entry.name, "--help"}:
-            continue  # loading all of them takes a while
+        if entry.name != called:
+            app.command(entry.name, help=_help_without_loading(entry))(_unloaded)
+            continue
         try:
-            found = entry.load()
+            _add(entry.name, entry.load())
         except ImportError as missing:
             _add_missing_command(entry.name, str(missing))
-            continue
-        _add(entry.name, found)
+
+
+def _help_without_loading(entry: importlib.metadata.EntryPoint) -> str:
+    """The first line of the module's docstring, which says "``propius NAME``: what it does"."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+        source = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+        doc = ast.get_docstring(ast.parse(source)) or ""
+    except (ImportError, OSError, SyntaxError, UnicodeDecodeError):
+        return "(not installed)"
+    text = doc.split("\n\n")[0].rpartition("``: ")[2].replace("\n", " ")
+    return text[:1].upper() + text[1:]
+
+
+def _unloaded() -> None:
+    """Stands in for a command that was not called."""
 
 
 def _add(name: str, found: typer.Typer) -> None:

@@ -57,6 +57,10 @@ class ClusterError(PropiusError):
     """The system does not start, or is not ready in time; one line with the reason and the log."""
 
 
+class NotReadyError(ClusterError):
+    """The time is over, and some daemon is not ready yet."""
+
+
 class Cluster:
     """The daemons of one directory, which becomes their state directory.
 
@@ -90,6 +94,8 @@ class Cluster:
         self._overrides = overrides or {}
         self._free_ports = free_ports
         self._supervisor: subprocess.Popen[bytes] | None = None
+        self._was_ready = False
+        self._log_sizes: dict[str, int] = {}  # when we started; what is older is not news
 
     @property
     def runs(self) -> bool:
@@ -116,6 +122,8 @@ class Cluster:
         for folder in (self.directory, self.directory / "run", self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write_files()
+        self._was_ready = False
+        self._log_sizes = {name: len(self._log_text(name)) for name in self.names}
         with (self.logs / "supervisord.out").open("wb") as out:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-s", "-c", self._conf],
@@ -127,7 +135,10 @@ class Cluster:
             )
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Wait until every daemon can do its work; raises ClusterError with what is missing."""
+        """Wait until every daemon can do its work; raises ClusterError with what is missing.
+
+        A daemon that refuses to start for the first time ends the wait with its reason.
+        """
         deadline_s = time.monotonic() + (self.ready_timeout_s if timeout_s is None else timeout_s)
         while True:
             if self._supervisor is not None and self._supervisor.poll() is not None:
@@ -136,10 +147,14 @@ class Cluster:
                 raise ClusterError(f"supervisord ended: {text} (logs in {self.logs})")
             waiting = [each for each in self.statuses() if each.state != "ready"]
             if not waiting:
+                self._was_ready = True
                 return
+            for each in waiting:
+                if not self._was_ready and (reason := self._refusal(each.daemon)):
+                    raise ClusterError(reason)
             if time.monotonic() > deadline_s:
                 missing = "; ".join(f"{each.daemon}: {each.why}" for each in waiting)
-                raise ClusterError(f"not ready in time: {missing} (logs in {self.logs})")
+                raise NotReadyError(f"not ready in time: {missing} (logs in {self.logs})")
             time.sleep(LOOK_AGAIN_S)
 
     def stop(self) -> None:
@@ -167,6 +182,19 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _refusal(self, name: str) -> str:
+        """Why a daemon ended before it ran: its one line for people, "" if there is none."""
+        new = self._log_text(name)[self._log_sizes.get(name, 0) :]
+        lines = [line for line in new.splitlines() if line.startswith("propius: ")]
+        return lines[-1].removeprefix("propius: ") if lines else ""
+
+    def _log_text(self, name: str) -> str:
+        try:
+            path = self.logs / f"{_program(name)}.log"
+            return path.read_text("utf-8", "replace")
+        except OSError:
+            return ""
 
     # --- while it runs -------------------------------------------------------------------------
 
@@ -240,7 +268,7 @@ class Cluster:
             control = _CONTROL.format(run=_escaped(run))
         programs = [
             _template("supervisord_program.conf").format(
-                program=name.replace("-", "_"),
+                program=_program(name),
                 command=_escaped(shlex.join(self._command(name))),
                 logs=_escaped(self.logs),
             )
@@ -253,7 +281,7 @@ class Cluster:
             control=control,
             programs="".join(programs),
             servers=",".join(self.names[:SERVERS]),
-            client_managers=",".join(self.names[SERVERS:]).replace("-", "_"),
+            client_managers=",".join(map(_program, self.names[SERVERS:])),
         )
 
     def _command(self, name: str) -> list[str]:
@@ -338,6 +366,11 @@ def _wait_gone(pids: AbstractSet[int], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while any(map(is_alive, pids)) and time.monotonic() < deadline_s:
         time.sleep(LOOK_AGAIN_S)
+
+
+def _program(daemon: str) -> str:
+    """supervisord's name for a daemon, as in the source's supervisord.conf."""
+    return daemon.replace("-", "_")
 
 
 def _template(name: str) -> str:

@@ -19,7 +19,6 @@ from propius.errors import PropiusError, UsageError
 from propius.job import Operator
 from propius.messages import JobStatus
 from propius.shell import exit_codes
-from propius.shell.program import dial_endpoint
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel jobs, as the operator.")
 
@@ -99,8 +98,10 @@ def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> 
         directory = state_dir or settings.state_dir
         here = settings.job_manager
         endpoint = run_info(directory, "job_manager").get("endpoints", {}).get("jobs")
-        endpoint = endpoint or dial_endpoint(here.host, here.port, "job_manager.port")
-        endpoint = endpoint.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - dialled, not bound
+        host = f"[{here.host}]" if ":" in here.host else here.host
+        endpoint = endpoint or f"tcp://{host}:{here.port}"
+        # An address that means all interfaces can be bound, but not dialled.
+        endpoint = endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         with Operator(endpoint, _key(directory), timeout_s=timeout_s) as operator:
             yield operator
     except PropiusError as error:

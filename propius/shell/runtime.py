@@ -72,7 +72,7 @@ class Loop:
         self._poller = zmq.Poller()
         self._drain_until_ns: int | None = None
         self._publish_ns = 0
-        self._unseen = False  # something happened since the last publication
+        self._unseen = True  # something happened since the last publication
         self._complain_ns = 0
         self._complained: dict[str, int] = {}
         self._poller.register(around.wake.fileno(), zmq.POLLIN)
