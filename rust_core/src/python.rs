@@ -151,6 +151,7 @@ impl PyMatcher {
         Ok(Self(matcher::Matcher::new(config)?))
     }
 
+    /// Replaces the plan; False if it is older than the current one.
     #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn apply_plan(
@@ -176,10 +177,12 @@ impl PyMatcher {
         Ok(self.0.apply_plan(update)?)
     }
 
+    /// The next plan is applied whatever its version: the scheduler started again.
     fn expect_new_versions(&mut self) {
         self.0.expect_new_versions();
     }
 
+    /// Counts the device as supply and offers it rounds; it waits if there are none.
     fn check_in(
         &mut self,
         now_ns: Nat<u64>,
@@ -191,11 +194,13 @@ impl PyMatcher {
         Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
     }
 
+    /// New offers to those who wait, first come first served.
     fn match_waiting(&mut self, now_ns: Nat<u64>) -> Vec<(String, Vec<Task>)> {
         let made = self.0.match_waiting(now_ns.0);
         made.iter().map(|(device, keys)| (hex(*device), tasks(keys))).collect()
     }
 
+    /// The device takes a task of its offer; False if it was not offered that in time.
     fn accept(
         &mut self,
         now_ns: Nat<u64>,
@@ -206,44 +211,53 @@ impl PyMatcher {
         self.0.accept(now_ns.0, device.0, key((job, round)))
     }
 
+    /// The claim was granted at the job manager's sequence number `seq`.
     fn assigned(&mut self, now_ns: Nat<u64>, device: DeviceId, seq: Nat<u64>) {
         let _ = now_ns;
         self.0.assigned(device.0, seq.0);
     }
 
+    /// The claim was refused; True if the device has other tasks of its offer.
     fn refused(&mut self, now_ns: Nat<u64>, device: DeviceId) -> bool {
         self.0.refused(now_ns.0, device.0)
     }
 
+    /// The device's offer ends, and these rounds are not offered to it again.
     fn decline(&mut self, now_ns: Nat<u64>, device: DeviceId, rounds: Vec<NatTask>) {
         let _ = now_ns;
         let rounds: Vec<RoundKey> = rounds.into_iter().map(key).collect();
         self.0.decline(device.0, &rounds);
     }
 
+    /// The device is gone; one whose claim is undecided stays.
     fn forget(&mut self, now_ns: Nat<u64>, device: DeviceId) {
         let _ = now_ns;
         self.0.forget(device.0);
     }
 
+    /// Lets go of, and returns, those whose hold and those whose offer has ended.
     fn expire(&mut self, now_ns: Nat<u64>) -> (Vec<String>, Vec<String>) {
         let (holds, offers) = self.0.expire(now_ns.0);
         (holds.into_iter().map(hex).collect(), offers.into_iter().map(hex).collect())
     }
 
+    /// When `expire` or `take_supply` has work next.
     fn due_ns(&self) -> Option<u64> {
         self.0.due_ns()
     }
 
+    /// The buckets of supply that have ended, oldest first.
     fn take_supply(&mut self, now_ns: Nat<u64>) -> Vec<(u64, u64, Vec<f64>, Vec<f64>)> {
         let buckets = self.0.take_supply(now_ns.0).into_iter();
         buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
     }
 
+    /// What a device with this spec would be offered now; nothing changes.
     fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
         Ok(tasks(&self.0.would_offer(&spec)?))
     }
 
+    /// How many of each thing there are.
     fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
         let counts = self.0.counts();
         [
@@ -256,6 +270,7 @@ impl PyMatcher {
         .into()
     }
 
+    /// Re-computes every invariant; raises `InvariantBroken`.
     fn check(&self) -> PyResult<()> {
         Ok(self.0.check()?)
     }
@@ -295,10 +310,12 @@ impl PyPlanner {
         Ok(Self(planner::Planner::new(&config)?))
     }
 
+    /// Forgets jobs and rounds, before a snapshot; supply and managers stay.
     fn reset(&mut self) {
         self.0.reset();
     }
 
+    /// Adds a job or replaces what is known of it; its round stays.
     fn put_job(
         &mut self,
         job: Nat<u64>,
@@ -318,10 +335,12 @@ impl PyPlanner {
         Ok(self.0.put_job(job.0, spec)?)
     }
 
+    /// Forgets a job and its round.
     fn remove_job(&mut self, job: Nat<u64>) {
         self.0.remove_job(job.0);
     }
 
+    /// Sets the job's one current round.
     fn open_round(
         &mut self,
         job: Nat<u64>,
@@ -334,14 +353,17 @@ impl PyPlanner {
         Ok(self.0.open_round(key((job, round)), demand.0, allocated.0)?)
     }
 
+    /// Sets the allocated slots; False if it is not the job's current round.
     fn set_allocated(&mut self, job: Nat<u64>, round: Nat<u32>, allocated: Nat<u32>) -> bool {
         self.0.set_allocated(key((job, round)), allocated.0)
     }
 
+    /// The round has ended.
     fn close_round(&mut self, job: Nat<u64>, round: Nat<u32>) {
         self.0.close_round(key((job, round)));
     }
 
+    /// Counts a bucket of a manager's supply; the same bucket again replaces the first.
     fn add_supply(
         &mut self,
         manager: Nat<u32>,
@@ -354,18 +376,22 @@ impl PyPlanner {
         Ok(self.0.add_supply(manager, start_ns, distinct, &specs_flat, &options)?)
     }
 
+    /// A client manager that gets quotas from now on.
     fn add_manager(&mut self, manager: Nat<u32>) {
         self.0.add_manager(manager.0);
     }
 
+    /// A client manager that gets no quotas any more; its supply stays.
     fn remove_manager(&mut self, manager: Nat<u32>) {
         self.0.remove_manager(manager.0);
     }
 
+    /// Makes the next plan.
     fn plan(&mut self, now_ns: Nat<u64>) -> PyPlan {
         PyPlan(self.0.plan(now_ns.0))
     }
 
+    /// How many of each thing there are.
     fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
         let counts = self.0.counts();
         [
@@ -392,16 +418,19 @@ struct PyPlan(planner::Plan);
 
 #[pymethods]
 impl PyPlan {
+    /// Grows by one with each plan.
     #[getter]
     fn version(&self) -> u64 {
         self.0.version
     }
 
+    /// Whether offers follow the global rank, and not the preferences.
     #[getter]
     fn ranked(&self) -> bool {
         self.0.ranked
     }
 
+    /// The groups, scarcest first, each with its rounds in the order of service.
     #[getter]
     fn groups(&self) -> Vec<GroupTuple> {
         let round = |r: &planner::PlannedRound| (r.key.job, r.key.round, r.rank, r.remaining);
@@ -411,25 +440,30 @@ impl PyPlan {
         self.0.groups.iter().map(group).collect()
     }
 
+    /// By signature, the groups served before the order of `fallback`.
     #[getter]
     fn preferences(&self) -> Vec<(Vec<u32>, Vec<u32>)> {
         self.0.preferences.clone()
     }
 
+    /// All groups, scarcest first.
     #[getter]
     fn fallback(&self) -> Vec<u32> {
         self.0.fallback.clone()
     }
 
+    /// The managers that have quotas.
     #[getter]
     fn managers(&self) -> Vec<u32> {
         self.0.managers().to_vec()
     }
 
+    /// This manager's quota for each round, in the order of the groups.
     fn quotas(&self, manager: Nat<u32>) -> PyResult<Vec<u32>> {
         Ok(self.0.quotas(manager.0)?)
     }
 
+    /// The plan in words.
     fn explain(&self) -> String {
         self.0.explain()
     }

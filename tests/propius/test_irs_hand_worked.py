@@ -166,8 +166,8 @@ def test_within_a_group_the_round_that_lacks_least_is_first() -> None:
     assert [rank for _, _, rounds in plan.groups for _, _, rank, _ in rounds] == [0, 1, 2, 3]
 
 
-def test_a_device_that_checks_in_often_is_not_hidden_from_the_supply_of_a_new_job() -> None:
-    """Supply is kept by spec, so a requirement that is new knows its devices at once."""
+def test_the_supply_of_a_requirement_that_is_new_is_known_at_once() -> None:
+    """Supply is kept by spec: devices that came before the job was registered count for it."""
     planner = Planner(policy="irs", dimensions=2)
     planner.add_manager(0)
     planner.add_supply(0, 0, 100, [5.0, 5.0, 1.0, 1.0], [1.0, 1.0])

@@ -98,13 +98,17 @@ impl Signatures {
         if entry.cursor_returns != returns {
             (entry.cursor, entry.cursor_returns) = (0, returns);
         }
-        let used_up =
-            entry.list[entry.cursor..].iter().take_while(|slot| !plan.is_available(**slot));
+        let used_up = entry.list[entry.cursor..].iter().take_while(|s| !plan.is_available(**s));
         entry.cursor += used_up.count();
-        let available = entry.list[entry.cursor..].iter().filter(|slot| plan.is_available(**slot));
-        let wanted = available
-            .filter(|slot| declined.is_empty() || !declined.contains(&plan.key_since(**slot)));
-        wanted.take(max).map(|slot| plan.key(*slot)).collect()
+        let rest = &entry.list[entry.cursor..];
+        let is_wanted = |slot: &u32| {
+            plan.is_available(*slot)
+                && (declined.is_empty() || !declined.contains(&plan.key_since(*slot)))
+        };
+        // The room is made at once: growing step by step costs as much as all the rest here.
+        let mut tasks = Vec::with_capacity(max.min(rest.len()));
+        tasks.extend(rest.iter().copied().filter(is_wanted).take(max).map(|slot| plan.key(slot)));
+        tasks
     }
 
     fn make_list(&mut self, index: u32, plan: &CurrentPlan) {
