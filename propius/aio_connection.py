@@ -69,6 +69,9 @@ class AsyncConnection:
             self._timer.cancel()
             self._timer = None
         if self._wire is not None and self._loop is not None:
+            if self._loop.is_closed():
+                self._wire.close()
+                return
             self._loop.remove_reader(self._wire.socket.fileno())
             self._loop.remove_reader(self._wire.monitor.fileno())
             self._wire.close()

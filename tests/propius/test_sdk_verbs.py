@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
 from propius import errors, messages
+from propius.core import SECOND_NS
 from propius.job_session import OperatorSession
 from propius.messages import (
     Error,
@@ -273,6 +275,49 @@ def test_a_device_id_has_one_form(device: str) -> None:
     """Anything but 32 characters 0-9 a-f is refused when the client is made."""
     with pytest.raises(errors.InvalidValueError, match="device_id"):
         client(sender=device)
+
+
+# --- the worst network ----------------------------------------------------------------------------
+
+
+class Storm(World):
+    """A network that loses, doubles and delays at random, and breaks now and then."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.answers: dict[tuple[int, int], Message] = {}
+        self.opened = 0
+        super().__init__(self.remember)
+        self.lose_requests = {n for n in range(500) if self.random.random() < 0.3}
+        self.lose_replies = {n for n in range(500) if self.random.random() < 0.3}
+
+    def remember(self, header: Header, message: Message) -> Message:
+        """Answer as a job manager: once for each request, the same again, or busy."""
+        self.delay_ns = int(self.random.uniform(0.0, 6.0) * SECOND_NS)
+        self.duplicate_replies = self.random.random() < 0.3
+        key = (header.session, header.request)
+        if key not in self.answers:
+            if self.random.random() < 0.2:
+                return Error(code=ErrorCode.BUSY, text="later", retry_after_s=0.5)
+            self.answers[key] = messages.RequestStarted(job=7, round=self.opened)
+            self.opened += 1
+        if self.random.random() < 0.2:
+            self.calls.reconnected(self.now_ns)
+        return self.answers[key]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_verb_that_is_called_until_it_returns_happens_once(seed: int) -> None:
+    """Loss, duplicates, lateness, busy and reconnects: each call that returned had one effect."""
+    world, session = Storm(seed), registered_job()
+    session.dice = random.Random(seed)
+    for wanted in range(5):
+        got = -1
+        while got < 0:
+            with suppress(errors.RequestTimeoutError, errors.BusyError):
+                got = world.run(session.start_request())
+        assert got == wanted
+    assert world.opened == 5
 
 
 # --- many talks on one connection -----------------------------------------------------------------
