@@ -6,7 +6,8 @@ client managers); out go plans, one message a manager, alike but for its quotas.
 * The first plan after a change of the jobs leaves with the same batch; later ones are at least
   ``plan_interval_s`` apart. If only the supply changes, ``replan_s`` is soon enough.
 * A manager that comes or goes changes everybody's quotas, so it is a change like the others.
-* A plan that got lost is noticed: a manager's beat says which one it has.
+* A plan that got lost is noticed: a manager's beat says which one it has. (One that could not be
+  delivered is not sent again at once: to a peer that is gone, that would go on for ever.)
 * If the job manager is lost, the last plan stays in force.
 
 Nothing is stored: after a restart the job manager sends a snapshot and the managers their last
@@ -57,7 +58,7 @@ class Manager:
     """A client manager that is here now."""
 
     peer: Peer
-    sent_version: int = -1  # of the last plan sent to it; -1 also if that did not get out
+    sent_version: int = -1  # of the last plan sent to it; -1: the next batch sends it again
     sent_ns: int = 0
 
 
@@ -115,12 +116,6 @@ class SchedulerCore(Core):
             self._from_job_manager(now_ns, spoke, fresh, message)
         else:
             self._from_manager(now_ns, spoke, fresh, message)
-
-    def undeliverable(self, now_ns: int, link: str, peer: bytes, frames: Frames) -> None:
-        super().undeliverable(now_ns, link, peer, frames)
-        for manager in self.managers.values():
-            if manager.peer.address == peer:
-                manager.sent_version = -1
 
     def due_ns(self) -> int | None:
         times = [self.listener.due_ns(), self._plan_due_ns()]
