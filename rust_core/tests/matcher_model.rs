@@ -388,7 +388,7 @@ fn a_matcher() -> Matcher {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn answers_as_the_model_does(ops in prop::collection::vec(an_op(), 1..60)) {
@@ -401,6 +401,11 @@ proptest! {
             let expected = model.step(now, &op);
             prop_assert_eq!(got, expected, "at {} after {:?}", now, op);
             prop_assert_eq!(matcher.check(), Ok(()), "after {:?}", op);
+            for (index, spec) in SPECS.iter().enumerate() {
+                let stranger = 0;
+                let open = matcher.would_offer(spec);
+                prop_assert_eq!(open, Ok(model.tasks(stranger, index)), "after {:?}", op);
+            }
         }
     }
 

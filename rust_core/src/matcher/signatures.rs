@@ -12,7 +12,8 @@ use crate::RoundKey;
 use crate::bits::Bits;
 use crate::requirement::RequirementTable;
 
-/// More signatures than this are not kept; the table starts again with those who wait.
+/// When there are more signatures than this, and than twice those who wait, the table starts again
+/// with those who wait: each restart is paid for by as many new signatures.
 const SIGNATURES_MAX: usize = 65_536;
 /// More rounds than this in all lists together are not kept (16 MiB); lists are made again.
 const LISTED_MAX: usize = 4 << 20;
@@ -47,8 +48,8 @@ impl Signatures {
         self.entries.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= SIGNATURES_MAX
+    pub(super) fn is_full(&self, waiting: usize) -> bool {
+        self.entries.len() >= SIGNATURES_MAX.max(2 * waiting)
     }
 
     pub(super) fn reset(&mut self, width: usize) {
