@@ -169,7 +169,7 @@ def test_system_that_is_not_ready_in_time_says_what_is_missing(tmp_path: Path) -
     cluster = Cluster(tmp_path, managers=1)
     cluster.start()
     try:
-        with pytest.raises(NotReadyError, match="job_manager: .*client_manager-0: "):
+        with pytest.raises(NotReadyError, match=r"job_manager: .*client_manager-0: "):
             cluster.wait_ready(0)
     finally:
         cluster.stop()
