@@ -148,7 +148,7 @@ class Core:
         """Commit ``number``, and all before it, are durable."""
 
     def commit_failed(self, now_ns: int, number: int, reason: str) -> None:
-        """Commit ``number`` failed and will be tried again; nothing may be acknowledged until then."""
+        """Commit ``number`` failed and will be tried again; acknowledge nothing until then."""
 
     def due_ns(self) -> int | None:
         """When ``tick`` wants to be called next, or None."""
@@ -196,7 +196,7 @@ class Core:
         self.send(link, peer, self.header_for(message, to), message)
 
     def refuse(self, link: str, peer: bytes, to: Header | None, error: DecodeError) -> None:
-        """Answer what could not be decoded (request 0 of session 0 if not even its header could)."""
+        """Answer what could not be decoded (request 0, session 0 if its header could not be)."""
         header = to or Header(kind="error", sender="unknown", session=0, request=0)
         self.reply(link, peer, header, error.reply())
 

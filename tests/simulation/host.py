@@ -148,6 +148,9 @@ class Host:
             self._inbox.append((link, peer, frames))
         self._wake()
 
+    def connected(self, link: str) -> None:
+        """Daemons notice by their own hellos and beats."""
+
     def _commit_news(self, number: int, reason: str | None) -> None:
         self._news.append((number, reason))
         self._wake()
@@ -246,7 +249,9 @@ class Host:
             raise
         except Exception as error:
             name = getattr(call, "__name__", str(call))
-            raise InvariantError(f"{self.name}.{name} raised {type(error).__name__}: {error}") from error
+            raise InvariantError(
+                f"{self.name}.{name} raised {type(error).__name__}: {error}"
+            ) from error
 
     def _note(self, text: str) -> None:
         self._around.trace.note(self._around.clock.now_ns, f"{self.name} {text}")

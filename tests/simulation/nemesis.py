@@ -43,7 +43,6 @@ class Nemesis:
         self._pause_ns = int(pause_s * SECOND_NS)
         self._partitions: set[tuple[str, str]] = set()
         self._armed: Host | None = None  # dies the moment its next commit is durable
-        store.applied = self._on_applied
         self._kinds = [kind for kind, weight in around.faults.nemesis.items() if weight > 0]
         self._weights = [around.faults.nemesis[kind] for kind in self._kinds]
         if around.faults.active:
@@ -136,7 +135,8 @@ class Nemesis:
         host.crash()
         self._around.clock.after(self._span_ns(4.0), host.start)
 
-    def _on_applied(self) -> None:
+    def on_applied(self) -> None:
+        """A commit became durable, and its daemon does not know it yet."""
         host, self._armed = self._armed, None
         if host is not None:
             self._kill(host)

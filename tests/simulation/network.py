@@ -35,6 +35,9 @@ class Process(Protocol):
     def deliver(self, link: str, peer: bytes, frames: Frames) -> None:
         """A message arrived."""
 
+    def connected(self, link: str) -> None:
+        """A dialling link has a connection (again)."""
+
 
 class Connection:
     """One TCP connection between a dialler's link and a binder's link."""
@@ -142,6 +145,10 @@ class Network:
             held, connection.held = connection.held, []
             for to_binder, frames in held:
                 self._post(connection, frames, to_binder)
+
+    def is_connected(self, owner: str, link: str) -> bool:
+        """Whether a dialling link has a connection now."""
+        return self._dials[owner, link].connection is not None
 
     def dialled(self) -> list[tuple[str, str]]:
         """All dialling links that are connected, as (process, link)."""
@@ -263,6 +270,7 @@ class Network:
         dial.waiting.clear()
         for frames in waiting:
             self._route(connection, frames, to_binder=True)
+        dial.owner.connected(dial.link)
 
     def _break(self, dial: Dial, *, lingers: bool) -> None:
         connection, dial.connection = dial.connection, None

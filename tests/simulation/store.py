@@ -27,7 +27,7 @@ class VirtualStore:
         self.failing = False
         self.committed: Callable[[int], None] = lambda _number: None
         self.failed: Callable[[int, str], None] = lambda _number, _reason: None
-        self.applied: Callable[[], None] = lambda: None
+        self.applied: Callable[[Commit], None] = lambda _commit: None
         self._clock, self._faults = clock, faults
         self._random: Random = faults.random
         self._queue: deque[Commit] = deque()
@@ -78,7 +78,7 @@ class VirtualStore:
         self._clock.at(self._told_ns, self._tell, life, commit)
         if self._queue:
             self._clock.after(self._latency_ns(), self._apply, life)
-        self.applied()
+        self.applied(commit)
 
     def _tell(self, life: int, commit: Commit) -> None:
         if life == self._life:

@@ -16,10 +16,14 @@ class Box:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.connections = 0
         self.received: list[tuple[str, bytes, tuple[bytes, ...]]] = []
 
     def deliver(self, link: str, peer: bytes, frames: tuple[bytes, ...]) -> None:
         self.received.append((link, peer, frames))
+
+    def connected(self, link: str) -> None:
+        self.connections += 1
 
     def texts(self) -> list[bytes]:
         return [frames[-1] for _link, _peer, frames in self.received]

@@ -30,7 +30,7 @@ def test_commits_are_applied_whole_and_in_order() -> None:
 def test_a_crash_loses_what_was_not_durable_and_all_news() -> None:
     """Commits under way are gone; one that was durable stays, though nobody was told."""
     clock, store, told = make()
-    store.applied = store.crash
+    store.applied = lambda _commit: store.crash()
     store.commit(Commit(1, (Put("t", "a", b"1"),)))
     store.commit(Commit(2, (Put("t", "a", b"2"),)))
     clock.run(clock.now_ns + SECOND_NS)

@@ -36,6 +36,7 @@ def test_a_lease_expires_at_its_deadline(rig: Rig) -> None:
     """Its slot is offered again, its token is stale, and its device is free."""
     server = JobServer.registered(rig)
     server.start(1, lease_s=60.0)
+    rig.advance(40)
     lease = rig.claim(1, 1)
     rig.advance(59.9)
     assert rig.round().state is RoundState.FILLED

@@ -1,0 +1,205 @@
+"""Judges what job servers and devices are answered, against what is durable and what is possible.
+
+Everything a process was told (acknowledged) must be true of the durable state at that moment, and
+:class:`tests.simulation.durable.Durable` sees to it that it stays so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from propius import tokens
+from propius.job_session import JobTerms
+from propius.messages import Assignment, JobStatus, Outcome, RoundStatus, Schema, Task
+from tests.simulation.clock import SECOND_NS, Clock
+from tests.simulation.durable import LIVE_JOB_STATES, LIVE_ROUND_STATES, Durable, RoundRef, check
+
+__all__ = ["LIVE_ROUND_STATES", "Oracle"]
+
+
+@dataclass
+class Oracle:
+    """One run's memory of what was acknowledged."""
+
+    clock: Clock
+    durable: Durable
+    schema: Schema
+    master_key: bytes
+    job_silence_max_s: float
+    rounds_finished: set[RoundRef] = field(default_factory=set)
+    offers: int = 0
+    assignments: int = 0
+    reports: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    _leases: dict[int, tokens.Lease] = field(default_factory=dict)
+    _lengths: dict[int, float] = field(default_factory=dict)  # lease -> seconds, as acknowledged
+    _completing: dict[int, RoundRef] = field(default_factory=dict)  # leases reported completed
+    _completed: dict[int, RoundRef] = field(default_factory=dict)  # … and acknowledged
+    _settled: set[int] = field(default_factory=set)  # leases that a report may have ended
+    _versions: dict[RoundRef, RoundStatus] = field(default_factory=dict)
+    _last_round: dict[int, int] = field(default_factory=dict)
+    _heard_ns: dict[int, int] = field(default_factory=dict)
+
+    # --- job servers -----------------------------------------------------------------------------
+
+    def registered(self, job: int, secret: bytes, terms: JobTerms) -> None:
+        """A registration was acknowledged."""
+        check(job in self.durable.jobs, "acknowledged, but not durable", f"job {job}")
+        record = self.durable.jobs[job]
+        check(record.name == terms.name, "another job under this id", record)
+        check(secret == tokens.job_secret(self.master_key, job), "wrong secret", job)
+        vector = [min(terms.requirement.get(name, 0.0), m) for name, m in self.schema.attributes]
+        check(self._requirement(job) == vector, f"requirement is not {vector}", record)
+        self._heard(job)
+
+    def request_started(self, job: int, number: int, demand: int) -> None:
+        """A start_request was acknowledged."""
+        round_ = self.durable.rounds.get((job, number))
+        check(round_ is not None, "acknowledged, but not durable", f"round {job}/{number}")
+        check(round_ is None or round_.demand == demand, f"demand is not {demand}", round_)
+        check(number >= self._last_round.get(job, -1), "rounds went backwards", (job, number))
+        self._last_round[job] = number
+        self._heard(job)
+
+    def request_ended(self, job: int, number: int) -> None:
+        """An end_request was acknowledged."""
+        check((job, number) in self.durable.rounds_over, "ended, but not durably", (job, number))
+        self._heard(job)
+
+    def job_completed(self, job: int) -> None:
+        """A complete_job was acknowledged."""
+        record = self.durable.jobs[job]
+        check(record.state == "completed", "completed, but not durably", record)
+
+    def paused(self, job: int, paused: bool) -> None:
+        """A pause or resume was acknowledged."""
+        record = self.durable.jobs[job]
+        check(record.paused is paused, f"paused is not {paused}", record)
+        self._heard(job)
+
+    def job_shown(self, status: JobStatus) -> None:
+        """The state of a job was shown."""
+        last = self._last_round.get(status.job, -1)
+        check(status.round >= last, f"round {last} was acknowledged and is gone", status)
+        if status.state == "expired":
+            silent_s = (self.clock.now_ns - self._heard_ns[status.job]) / SECOND_NS
+            # What was heard may have been answered late, or not at all.
+            check(silent_s >= self.job_silence_max_s / 2, f"expired after {silent_s} s", status)
+        elif status.state in LIVE_JOB_STATES:
+            self._heard(status.job)
+
+    def acknowledged(self, job: int, number: int) -> int:
+        """How many reports of completion of this round were acknowledged so far."""
+        return sum(1 for ref in self._completed.values() if ref == (job, number))
+
+    def round_shown(self, status: RoundStatus, acknowledged: int) -> None:
+        """The state of a round was shown: it never goes backwards.
+
+        ``acknowledged`` reports were known of when it was asked for; those since may be missing.
+        """
+        ref = (status.job, status.round)
+        check(0 <= status.allocated <= status.demand, "allocated is out of bounds", status)
+        check(status.allocated == status.held + status.completed, "slots do not add up", status)
+        check(status.completed >= acknowledged, f"{acknowledged} reports acknowledged", status)
+        if (was := self._versions.get(ref)) is not None:
+            check(status.version >= was.version, f"version {was.version} was seen", status)
+            if status.version == was.version:
+                same = (was.state, was.allocated, was.completed, was.failed, was.expired)
+                now = (
+                    status.state, status.allocated, status.completed, status.failed, status.expired
+                )  # fmt: skip
+                check(same == now, f"version {was.version} was another before: {was}", status)
+        self._versions[ref] = status
+        if str(status.state) not in LIVE_ROUND_STATES:
+            check(ref in self.durable.rounds_over, "over, but not durably", status)
+            self.rounds_finished.add(ref)
+        if status.state == "completed":
+            check(status.completed >= status.reports_min, "completed with too few", status)
+        self._heard(status.job)
+
+    # --- devices ---------------------------------------------------------------------------------
+
+    def offered(self, device: str, spec: Mapping[str, float], task: Task) -> None:
+        """A task was offered."""
+        self.offers += 1
+        check((task.job, task.round) in self.durable.rounds, "no such round was opened", task)
+        for (name, most), least in zip(
+            self.schema.attributes, self._requirement(task.job), strict=True
+        ):
+            value = min(spec.get(name, 0.0), most)
+            check(value >= least, f"{device} has {name} {value}, not {least}", task)
+        expected = self.durable.jobs[task.job].private_constraint
+        check(task.private_constraint == expected, f"constraint is not {expected}", task)
+
+    def assigned(self, device: str, task: Assignment) -> None:
+        """An accept was acknowledged with a lease."""
+        self.assignments += 1
+        lease = tokens.verify(tokens.job_secret(self.master_key, task.job), task.token)
+        check(lease.device_id == device, f"the token is not {device}'s", lease)
+        check((lease.job, lease.round) == (task.job, task.round), "another round's token", lease)
+        known = self._leases.setdefault(lease.lease, lease)
+        check(known == lease, f"lease number given twice: {known}", lease)
+        record = self.durable.leases.get(lease.lease) or self.durable.ended.get(lease.lease)
+        check(record is not None, "assigned, but not durable", lease)
+        assert record is not None
+        same = (record.job, record.round, record.slot, record.device_id)
+        check(same == (lease.job, lease.round, lease.slot, device), f"durable: {record}", lease)
+        self._lengths[lease.lease] = task.lease_s
+
+    def reporting(self, device: str, task: Assignment, outcome: Outcome) -> None:
+        """A report is about to be sent."""
+        if outcome is Outcome.COMPLETED:
+            self._completing[_lease_of(task)] = (task.job, task.round)
+
+    def reported(self, device: str, task: Assignment, outcome: Outcome) -> None:
+        """A report was acknowledged."""
+        self.reports += 1
+        number, ref = _lease_of(task), (task.job, task.round)
+        check(number in self.durable.ended, f"reported by {device}, but not durably", task)
+        check(number not in self._settled, f"{device}'s report counted twice", task)
+        self._settled.add(number)
+        if outcome is Outcome.COMPLETED:
+            self._completed[number] = ref
+            acknowledged = self.acknowledged(*ref)
+            completed = self.durable.rounds[ref].completed
+            check(completed >= acknowledged, f"{acknowledged} reports acknowledged", completed)
+
+    def report_refused(
+        self, device: str, task: Assignment, passed_ns: int, *, first: bool
+    ) -> None:
+        """A report got stale_token: right only if the lease had run out, or was ended before."""
+        self.refusals["stale_token"] += 1
+        number = _lease_of(task)
+        check(number not in self.durable.leases, f"{device}'s token is good", task)
+        in_time = passed_ns < task.lease_s * SECOND_NS
+        check(not (in_time and first), f"{device} lost its lease before its time", task)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Everything is over: the sums must be right."""
+        check(not self.durable.leases, "leases left", self.durable.leases)
+        attempted = Counter(self._completing.values())
+        acknowledged = Counter(self._completed.values())
+        for ref, round_ in self.durable.rounds.items():
+            check(str(round_.state) not in LIVE_ROUND_STATES, "a round never ended", round_)
+            low, high = acknowledged[ref], attempted[ref]
+            check(low <= round_.completed <= high, f"not between {low} and {high}", round_)
+        for job in self.durable.jobs.values():
+            check(str(job.state) not in LIVE_JOB_STATES, "a job never ended", job)
+
+    def _requirement(self, job: int) -> list[float]:
+        check(job in self.durable.jobs, "no such job is durable", job)
+        return self.durable.requirements[self.durable.jobs[job].requirement_id].vector
+
+    def _heard(self, job: int) -> None:
+        self._heard_ns[job] = self.clock.now_ns
+
+
+def _lease_of(task: Assignment) -> int:
+    """The lease number in a token, read without its key."""
+    return msgspec.msgpack.decode(task.token[: -tokens.TAG_BYTES], type=tokens.Lease).lease
