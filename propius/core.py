@@ -42,7 +42,7 @@ SECOND_NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One socket of a daemon: a ROUTER that binds (many peers), or a DEALER that dials (peer b"")."""
+    """One socket of a daemon: a ROUTER that binds, or a DEALER that dials (its peer is b"")."""
 
     name: str
     side: Literal["bind", "dial"]

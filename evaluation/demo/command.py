@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ __all__ = ["app", "demo"]
 MANAGERS: Final = 2
 LEASE_S: Final = 8.0
 """Long enough for most phones; the slowest lose their lease and their slot is offered again."""
+LEASE_GRACE_S: Final = 5.0
+"""What a lease keeps if the job manager is restarted in the middle of the demo."""
 SPEED_UP: Final = 60.0
 READY_TIMEOUT_S: Final = 30.0
 PLAIN_EVERY_S: Final = 5.0
@@ -120,12 +123,14 @@ class DemoRun:
     def system(self) -> Cluster:
         """The daemons, under supervisord, in a directory of the run's own."""
         self.out.mkdir(parents=True, exist_ok=True)
+        for name in ("system", "events", "logs"):  # of a run before
+            shutil.rmtree(self.out / name, ignore_errors=True)
         return Cluster(
             self.out / "system",
             managers=MANAGERS,
             overrides={
                 "scheduler": {"policy": self.policy, "seed": self.seed},
-                "job_manager": {"lease_default_s": LEASE_S},
+                "job_manager": {"lease_default_s": LEASE_S, "lease_grace_s": LEASE_GRACE_S},
                 "event_log": {"directory": str((self.out / "events").absolute())},
             },
             ready_timeout_s=READY_TIMEOUT_S,

@@ -45,7 +45,7 @@ PAUSE_AFTER_ERROR_S: Final = 1.0
 MODEL_TIMEOUT_S: Final = 5.0
 """A job server that says nothing for so long is gone: its job has ended."""
 AVAILABILITY: Final = Availability(on_median_s=12.0, off_median_s=36.0)
-"""About a quarter of the devices are on at any time, so that the jobs have to wait for each other."""
+"""About a quarter of the devices are on at any time, so that the jobs compete for them."""
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,9 +168,7 @@ class Oracle:
             completed = self.durable.rounds[ref].completed
             check(completed >= acknowledged, f"{acknowledged} reports acknowledged", completed)
 
-    def report_refused(
-        self, device: str, task: Assignment, passed_ns: int, *, first: bool
-    ) -> None:
+    def report_refused(self, device: str, task: Assignment, passed_ns: int, *, first: bool) -> None:
         """A report got stale_token: right only if the lease had run out, or was ended before."""
         self.refusals["stale_token"] += 1
         number = _lease_of(task)

@@ -112,7 +112,7 @@ class World:
         self.master_key = self.random.randbytes(32)
         self.oracle = Oracle(self.clock, self.durable, SCHEMA, self.master_key, SILENCE_S)
         self._boots = 0
-        self._settings = {"schema": SCHEMA, "package_version": "simulated"}
+        self._settings: dict[str, Any] = {"schema": SCHEMA, "package_version": "simulated"}
         self.hosts = self._daemons(managers=self.random.randint(1, 3))
         self.jobs = self._job_servers()
         self.devices = self._devices()
@@ -223,9 +223,7 @@ class World:
         for number in range(managers):
             makes[f"client_manager-{number}"] = self._manager(number)
         hosts = {
-            name: Host(
-                name, make, self.around, store=self.store if name == "job_manager" else None
-            )
+            name: Host(name, make, self.around, store=self.store if name == "job_manager" else None)
             for name, make in makes.items()
         }
         for host in hosts.values():

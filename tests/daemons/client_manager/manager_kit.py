@@ -215,3 +215,10 @@ class World:
 def reportable() -> Outcome:
     """Any outcome that a device may report."""
     return Outcome.COMPLETED
+
+
+def offered(world: World, *jobs: int, device: int = 1) -> None:
+    """A device that holds an offer of these jobs."""
+    world.plan(*jobs)
+    world.check_in(device)
+    assert jobs_of(world.answer()) == list(jobs)

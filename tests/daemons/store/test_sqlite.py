@@ -155,6 +155,17 @@ def test_a_failed_commit_changes_nothing_and_can_be_retried(path: Path) -> None:
     store.close()
 
 
+def test_no_half_a_batch(path: Path) -> None:
+    """A change that the database refuses takes back those of its batch that it had taken."""
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="commit failed"):
+        store.commit([Put("a", "1", b"y"), Put("a", "2", None)])  # type: ignore[arg-type]
+    assert store.load() == {}
+    store.commit([Put("a", "3", b"z")])
+    assert store.load() == {"a": {"3": b"z"}}
+    store.close()
+
+
 def test_the_writer_may_be_another_thread(path: Path) -> None:
     """Who opens and loads need not be who commits, as in the shell."""
     store = SqliteStore(path)
