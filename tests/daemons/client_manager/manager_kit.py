@@ -18,6 +18,7 @@ from propius.messages import (
     Forward,
     Header,
     Message,
+    Offer,
     Outcome,
     Plan,
     PlannedGroup,
@@ -215,6 +216,11 @@ class World:
 def reportable() -> Outcome:
     """Any outcome that a device may report."""
     return Outcome.COMPLETED
+
+
+def jobs_of(offer: Offer) -> list[int]:
+    """The jobs of an offer's tasks, in order."""
+    return [task.job for task in offer.tasks]
 
 
 def offered(world: World, *jobs: int, device: int = 1) -> None:

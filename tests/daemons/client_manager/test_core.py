@@ -8,17 +8,11 @@ from propius.messages import (
     Decline,
     Error,
     ErrorCode,
-    Offer,
     Ok,
     Report,
 )
 from tests.daemons.client_manager.kit import device_id
-from tests.daemons.client_manager.manager_kit import World, offered, reportable
-
-
-def jobs_of(offer: Offer) -> list[int]:
-    return [task.job for task in offer.tasks]
-
+from tests.daemons.client_manager.manager_kit import World, jobs_of, offered, reportable
 
 # --- check-in and offer --------------------------------------------------------------------------
 

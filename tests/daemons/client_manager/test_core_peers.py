@@ -26,7 +26,6 @@ from propius.messages import (
     Header,
     Heartbeat,
     Hello,
-    Offer,
     Offered,
     PlanApplied,
     Reject,
@@ -38,12 +37,7 @@ from propius.messages import (
     encode_payload,
 )
 from tests.daemons.client_manager.kit import SCHEMA, device_id
-from tests.daemons.client_manager.manager_kit import World, offered
-
-
-def jobs_of(offer: Offer) -> list[int]:
-    return [task.job for task in offer.tasks]
-
+from tests.daemons.client_manager.manager_kit import World, jobs_of, offered
 
 # --- bad input -----------------------------------------------------------------------------------
 
