@@ -21,7 +21,7 @@ VICTIMS = ["scheduler", "job_manager", "load_balancer", "client_manager-0"]
 def kill_one(out: Path, victims: list[str]) -> None:
     """kill -9 the next victim that runs."""
     info = run_info(out / "system", victims[0])
-    if info is not None:
+    if info:
         os.kill(info["pid"], signal.SIGKILL)
         victims.pop(0)
 
