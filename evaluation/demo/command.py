@@ -25,7 +25,7 @@ from evaluation.demo.jobs import DEMO_JOBS
 from evaluation.demo.scoreboard import Scoreboard, live_table, plain_line
 from evaluation.demo.summary import ACCURACY_MIN, results, results_table, write_summary
 from evaluation.figure import draw_demo
-from propius.cli.cluster import Cluster
+from propius.cli.cluster import Cluster, supervisor_pid
 from propius.engine import POLICIES
 from propius.errors import PropiusError
 
@@ -38,6 +38,8 @@ LEASE_GRACE_S: Final = 5.0
 """What a lease keeps if the job manager is restarted in the middle of the demo."""
 SPEED_UP: Final = 60.0
 READY_TIMEOUT_S: Final = 30.0
+MARKER: Final = ".propius-demo"
+"""In the folder of results: what is in it may be replaced by the next run."""
 PLAIN_EVERY_S: Final = 5.0
 PLAIN_WIDTH: Final = 110
 """Of tables that go to a file or a pipe."""
@@ -122,9 +124,7 @@ class DemoRun:
 
     def system(self) -> Cluster:
         """The daemons, under supervisord, in a directory of the run's own."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        for name in ("system", "events", "logs"):  # of a run before
-            shutil.rmtree(self.out / name, ignore_errors=True)
+        prepare(self.out)
         return Cluster(
             self.out / "system",
             managers=MANAGERS,
@@ -233,6 +233,19 @@ class DemoRun:
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return (time.monotonic_ns() - self.start_ns) / 1e9
+
+
+def prepare(out: Path) -> None:
+    """Make the folder, or clear it of a run before; raises DemoFailedError if it is not ours."""
+    out.mkdir(parents=True, exist_ok=True)
+    marker = out / MARKER
+    if any(out.iterdir()) and not marker.exists():
+        raise DemoFailedError(f"{out} is neither empty nor a demo's; choose another with --out")
+    if supervisor_pid(out / "system"):
+        raise DemoFailedError(f"a demo runs in {out} already; choose another folder with --out")
+    marker.touch()
+    for name in ("system", "events", "logs"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def verified(events: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.demo.command import DemoFailedError, prepare
 from evaluation.demo.jobs import DEMO_JOBS
 from evaluation.demo.summary import ACCURACY_MIN
 from propius.cli.status import run_info
@@ -24,6 +25,23 @@ def kill_one(out: Path, victims: list[str]) -> None:
     if info:
         os.kill(info["pid"], signal.SIGKILL)
         victims.pop(0)
+
+
+def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
+    """Somebody's folder is refused by name, and nothing in it is touched."""
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(DemoFailedError, match="neither empty nor a demo's"):
+        prepare(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+def test_the_folder_of_a_run_before_is_cleared(tmp_path: Path) -> None:
+    """A second run starts from nothing."""
+    out = tmp_path / "demo"
+    prepare(out)
+    (out / "system").mkdir()
+    prepare(out)
+    assert not (out / "system").exists()
 
 
 @pytest.mark.timeout(400)
