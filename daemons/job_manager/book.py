@@ -15,6 +15,7 @@ from typing import Final
 from daemons.job_manager.answers import DeviceAnswers, Sessions
 from daemons.job_manager.deadlines import Deadlines
 from daemons.job_manager.records import (
+    NEVER,
     Changes,
     Clock,
     FreeSlot,
@@ -161,7 +162,7 @@ class Book:
         self.held[ref] = set()
         if round_.state in ROUND_LIVE:
             self.free[ref] = []
-            if round_.deadline_ns >= 0:
+            if round_.deadline_ns != NEVER:
                 self.round_due.set(ref, round_.deadline_ns)
 
     def round_changed(self, round_: Round) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from daemons.job_manager.answers import SESSIONS_PER_JOB
 from daemons.job_manager.book import Book
-from daemons.job_manager.records import Job, Round
+from daemons.job_manager.records import NEVER, Job, Round
 from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, JobState, RoundState
 
 
@@ -38,9 +38,11 @@ def _check_round(book: Book, round_: Round) -> None:
         assert round_.next_slot - len(free) == round_.allocated, f"{who}: slots do not add up"
         full = round_.allocated == round_.demand
         assert full == (round_.state is RoundState.FILLED), f"{who}: {round_.state}, full: {full}"
-        assert (book.round_due.get(ref) is not None) == (round_.deadline_ns != -1), f"{who}: timer"
+        assert (book.round_due.get(ref) is not None) == (round_.deadline_ns != NEVER), (
+            f"{who}: timer"
+        )
         assert book.jobs[round_.job].round == round_.round, f"{who}: live but not the current one"
-        done = round_.filled_ns != -1 and round_.completed >= round_.reports_min
+        done = round_.filled_ns != NEVER and round_.completed >= round_.reports_min
         assert not done, f"{who}: has enough reports and is not over"
     else:
         assert book.round_due.get(ref) is None, f"{who}: over, with a timer"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from daemons.job_manager.book import Book
-from daemons.job_manager.records import Job, Round
+from daemons.job_manager.records import NEVER, Job, Round
 from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, RoundState
 from propius.core import SECOND_NS
 from propius.messages import JobList, JobState, JobStatus, ListJobs, RoundStatus
@@ -97,7 +97,7 @@ def offered_state(book: Book, job: Job) -> JobState:
 
 
 def _since_s(start_ns: int, end_ns: int) -> float:
-    return -1.0 if end_ns == -1 else (end_ns - start_ns) / SECOND_NS
+    return -1.0 if end_ns == NEVER else (end_ns - start_ns) / SECOND_NS
 
 
 def _mean_s(sum_ns: int, number: int) -> float:

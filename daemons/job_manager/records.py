@@ -19,6 +19,8 @@ from daemons.store.interface import StoreError
 from propius.core import Change, Delete, Put
 
 RECORDS_VERSION: Final = 1
+NEVER: Final = -1
+"""A time that has not come, and no other value: after a reboot past times may be below zero."""
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
@@ -87,7 +89,7 @@ class Job(Record, kw_only=True):
     state: JobState = JobState.IDLE
     paused: bool = False
     reason: str = ""
-    finished_ns: int = -1
+    finished_ns: int = NEVER
     round: int = -1  # the current or last round
     rounds_done: int = 0
     devices_completed: int = 0
@@ -112,7 +114,7 @@ class Round(Record, kw_only=True):
     reports_min: int
     lease_s: float
     opened_ns: int
-    deadline_ns: int  # -1: none
+    deadline_ns: int  # NEVER: none
     state: RoundState = RoundState.OPEN
     version: int = 1  # grows with each change
     allocated: int = 0
@@ -120,9 +122,9 @@ class Round(Record, kw_only=True):
     failed: int = 0
     expired: int = 0
     next_slot: int = 0  # slots from here on were never given
-    filled_ns: int = -1  # first time that allocated = demand
-    enough_ns: int = -1
-    ended_ns: int = -1
+    filled_ns: int = NEVER  # first time that allocated = demand
+    enough_ns: int = NEVER
+    ended_ns: int = NEVER
     lost: list[int] = msgspec.field(default_factory=list)  # leases, newest last
 
     def key(self) -> str:

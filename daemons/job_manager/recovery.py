@@ -17,6 +17,7 @@ from heapq import heappush
 
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import (
+    NEVER,
     RECORDS_VERSION,
     Clock,
     DeviceAnswer,
@@ -118,8 +119,9 @@ def _move_round(round_: Round, shift_ns: int) -> None:
     round_.opened_ns += shift_ns
     for name in ("deadline_ns", "filled_ns", "enough_ns", "ended_ns"):
         before_ns: int = getattr(round_, name)
-        if before_ns != -1:
-            setattr(round_, name, before_ns + shift_ns)
+        if before_ns != NEVER:
+            moved_ns = before_ns + shift_ns
+            setattr(round_, name, moved_ns if moved_ns != NEVER else NEVER - 1)
 
 
 def _read(records: Records, cls: type[RecordT]) -> list[RecordT]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from daemons.job_manager.book import Book
-from daemons.job_manager.records import Job, Lease, Round
+from daemons.job_manager.records import NEVER, Job, Lease, Round
 from daemons.job_manager.states import JOB, ROUND, ROUND_LIVE, JobState, RoundState, step
 from propius.core import SECOND_NS
 from propius.messages import (
@@ -37,7 +37,7 @@ def open_round(book: Book, now_ns: int, job: Job, asked: StartRequest) -> Round:
         reports_min=asked.reports_min or asked.demand,
         lease_s=asked.lease_s or book.settings.lease_default_s,
         opened_ns=now_ns,
-        deadline_ns=now_ns + int(asked.deadline_s * SECOND_NS) if asked.deadline_s else -1,
+        deadline_ns=now_ns + int(asked.deadline_s * SECOND_NS) if asked.deadline_s else NEVER,
     )
     book.add_round(round_)
     book.trim_rounds(job)
@@ -156,7 +156,7 @@ def purge_job(book: Book, now_ns: int, job: Job) -> None:
 
 def _fill(book: Book, now_ns: int, round_: Round) -> None:
     job = book.jobs[round_.job]
-    if round_.filled_ns < 0:
+    if round_.filled_ns == NEVER:
         round_.filled_ns = now_ns
         job.filled_rounds += 1
         job.delay_sum_ns += now_ns - round_.opened_ns
@@ -182,9 +182,9 @@ def _lose(book: Book, job: Job, round_: Round, lease: Lease, outcome: Outcome) -
 
 def _look_for_enough(book: Book, now_ns: int, job: Job, round_: Round) -> None:
     """A round that was filled is done when enough devices reported."""
-    if round_.filled_ns < 0 or round_.completed < round_.reports_min:
+    if round_.filled_ns == NEVER or round_.completed < round_.reports_min:
         return
-    if round_.enough_ns < 0:
+    if round_.enough_ns == NEVER:
         round_.enough_ns = now_ns
         job.answered_rounds += 1
         job.response_sum_ns += now_ns - round_.filled_ns

@@ -270,6 +270,40 @@ def test_another_boot_gives_a_full_lease(
     assert rig.round().state is RoundState.FAILED
 
 
+def note_the_time(rig: Rig) -> None:
+    """This much time is known to have passed, and then the power goes."""
+    rig.core.book.save_clock(rig.now_ns, 0)
+    rig.settle()
+
+
+@pytest.mark.parametrize("clock_s", [5, 2_000])
+def test_times_before_the_boot_are_times(
+    leased: tuple[Rig, JobServer, bytes], clock_s: int
+) -> None:
+    """What happened before a reboot has happened, though the new clock puts it below zero."""
+    rig, _, token_ = leased
+    second = rig.claim(2, 1)
+    assert rig.round().state is RoundState.FILLED
+    rig.advance(8)
+    note_the_time(rig)
+    rig.now_ns = clock_s * SECOND_NS
+    rig.start("boot-2")
+    assert rig.report(1, 1, token_).error == ""
+    assert rig.report(2, 1, second.token).error == ""
+    assert rig.round().state is RoundState.COMPLETED
+
+
+def test_a_deadline_before_the_boot_takes_effect(leased: tuple[Rig, JobServer, bytes]) -> None:
+    """A round whose deadline passed unseen ends, though the new clock puts that below zero."""
+    rig, _, _ = leased
+    rig.now_ns += 1_000 * SECOND_NS
+    note_the_time(rig)
+    rig.now_ns = 5 * SECOND_NS
+    rig.start("boot-2")
+    rig.tick()
+    assert rig.round().state is RoundState.FAILED
+
+
 def test_job_servers_get_their_time_again(leased: tuple[Rig, JobServer, bytes]) -> None:
     """No job expires for a silence that the job manager did not listen to."""
     rig, _, _ = leased
