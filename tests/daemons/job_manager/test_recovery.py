@@ -300,6 +300,7 @@ def test_a_deadline_before_the_boot_takes_effect(leased: tuple[Rig, JobServer, b
     note_the_time(rig)
     rig.now_ns = 5 * SECOND_NS
     rig.start("boot-2")
+    rig.start("boot-2")  # the second time, the record is what the first one made of it
     rig.tick()
     assert rig.round().state is RoundState.FAILED
 
