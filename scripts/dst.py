@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--trace", action="store_true", help="print what led to a failure")
     asked = parser.parse_args()
-    console = Console()
+    console = Console(width=max(Console().width, 132))  # the table of coverage is wide
     began_s = time.monotonic()
     runs: list[Run] = []
     failures = 0

@@ -19,14 +19,17 @@ from propius.errors import (
     InvalidStateError,
     PropiusError,
     ProtocolError,
+    RefusedError,
     RequestTimeoutError,
     StaleTokenError,
     UnknownJobError,
 )
 from propius.job_session import JobSession, JobTerms
-from propius.messages import Assignment, Outcome, RoundStatus, Task
+from propius.messages import Assignment, ErrorCode, Outcome, RoundStatus, Task
 from propius.session import NOW, Talk
 from tests.simulation.clock import SECOND_NS
+from tests.simulation.durable import check
+from tests.simulation.faults import Fault
 from tests.simulation.host import InvariantError, Surroundings
 from tests.simulation.network import Frames
 from tests.simulation.oracle import LIVE_ROUND_STATES, Oracle
@@ -94,7 +97,7 @@ class Actor:
         self._call = None
         self._lives += 1
         self._calls.close()
-        self.around.network.down(self)
+        self.around.network.down(self, Fault.VANISH)
 
     def _go_on(self) -> None:
         """Send what is to be sent, wake up when it is due, end when life is over."""
@@ -183,10 +186,13 @@ class JobServer(Actor):
                 yield from session.pause(self._random.uniform(0.1, 2.0))
 
     def _is_live(self, session: JobSession) -> Talk[bool]:
-        """Whether the job still lives; looks at the job to learn which round is under way."""
+        """Whether the job still lives; if not, it must be by its own doing, or by silence."""
         status = yield from self._persist(session, session.show)
         self.oracle.job_shown(status)
-        return str(status.state) in {"idle", "requesting"}
+        done = self.rounds_seen >= self.terms.rounds
+        ends = {"expired", "completed"} if done else {"expired"}
+        check(status.state in {"idle", "requesting", "paused"} | ends, "ended by nobody", status)
+        return status.state not in ends
 
     def _persist(self, session: JobSession, verb: Callable[[], Talk[Any]]) -> Talk[Any]:
         """Ask until there is an answer that can be believed: nothing else helps."""
@@ -195,6 +201,9 @@ class JobServer(Actor):
                 return (yield from verb())
             except (RequestTimeoutError, BusyError, ProtocolError):
                 yield from session.pause(self._random.uniform(0.1, 0.5))
+            except RefusedError as error:
+                if error.code != ErrorCode.INVALID:  # else it arrived torn
+                    raise
 
     def _complete(self, session: JobSession) -> Talk[None]:
         try:
@@ -208,6 +217,9 @@ class JobServer(Actor):
         """The round that is under way, or else the next one, until it is over."""
         status = yield from session.show()
         self.oracle.job_shown(status)
+        if status.state == "paused":  # by a life before this one, or before a time-out
+            yield from self._persist(session, session.resume)
+            self.oracle.paused(session.id, False)
         live = status.round >= 0 and str(status.round_state) in LIVE_ROUND_STATES
         if not live:
             if status.round > self._last_round:  # it ended while nobody watched

@@ -43,8 +43,8 @@ class Connection:
     """One TCP connection between a dialler's link and a binder's link."""
 
     __slots__ = (
-        "arrival_ns", "bind_link", "binder", "dial_link", "dialler", "held", "lingers", "open",
-        "peer",
+        "arrival_ns", "bind_link", "binder", "broken_by", "dial_link", "dialler", "held", "lingers",
+        "open", "peer",
     )  # fmt: skip
 
     def __init__(self, dial: Dial, peer: bytes) -> None:
@@ -52,6 +52,7 @@ class Connection:
         self.binder, self.bind_link = dial.target, dial.target_link
         self.peer = peer
         self.open = True
+        self.broken_by = Fault.CUT  # while not open
         self.lingers = False  # closed, but what the dialler had sent still arrives
         self.arrival_ns = [0, 0]  # of the last message to the dialler, to the binder
         self.held: list[tuple[bool, Frames]] = []  # waiting for the end of a partition
@@ -110,21 +111,21 @@ class Network:
             if owner.name in {dial.owner.name, dial.target.name}:
                 self._connect_soon(dial)
 
-    def down(self, owner: Process) -> None:
+    def down(self, owner: Process, why: Fault = Fault.CRASH) -> None:
         """The process died: its connections break, its own queues are lost."""
         self._up.discard(owner.name)
         for dial in self._dials.values():
             if dial.owner is owner:
                 dial.waiting.clear()
-                self._break(dial, lingers=self._random.random() < 0.5)
+                self._break(dial, why, lingers=self._random.random() < 0.5)
             elif dial.target is owner:
-                self._break(dial, lingers=False)
+                self._break(dial, why, lingers=False)
                 self._bound[owner.name, dial.target_link].clear()
 
     def cut(self, owner: str, link: str) -> None:
         """One connection breaks, both ends live."""
         dial = self._dials[owner, link]
-        self._break(dial, lingers=self._random.random() < 0.5)
+        self._break(dial, Fault.CUT, lingers=self._random.random() < 0.5)
         self._connect_soon(dial)
 
     def partition(self, one: str, other: str, *, cut: bool) -> None:
@@ -132,7 +133,7 @@ class Network:
         self._partitions[frozenset((one, other))] = cut
         for dial in self._between(one, other):
             if cut:
-                self._break(dial, lingers=False)
+                self._break(dial, Fault.PARTITION, lingers=False)
 
     def heal(self, one: str, other: str) -> None:
         """These two can talk again."""
@@ -233,6 +234,7 @@ class Network:
 
     def _arrive(self, connection: Connection, frames: Frames, to_binder: bool) -> None:
         if not connection.open and not (to_binder and connection.lingers):
+            self.faults.hit(connection.broken_by, frames)
             return
         self.delivered += 1
         if to_binder:
@@ -272,11 +274,11 @@ class Network:
             self._route(connection, frames, to_binder=True)
         dial.owner.connected(dial.link)
 
-    def _break(self, dial: Dial, *, lingers: bool) -> None:
+    def _break(self, dial: Dial, why: Fault, *, lingers: bool) -> None:
         connection, dial.connection = dial.connection, None
         if connection is None:
             return
-        connection.open, connection.lingers = False, lingers
+        connection.open, connection.broken_by, connection.lingers = False, why, lingers
         connection.held.clear()
         self.clock.after(int(self._random.random() * SECOND_NS), self._notice, connection)
 
