@@ -171,6 +171,7 @@ class JobServer(Actor):
             )
             try:
                 if self._saved is None:
+                    self.oracle.registering(self.name)
                     yield from session.register()
                     self._saved = (session.id, session.secret)
                     self.oracle.registered(session.id, session.secret, self.terms)
@@ -226,6 +227,7 @@ class JobServer(Actor):
                 self._last_round = status.round
                 self.rounds_seen += 1
                 return
+            self.oracle.starting(session.id)
             number = yield from session.start_request(**self.round_settings)
             self.oracle.request_started(session.id, number, self.terms.demand)
         else:

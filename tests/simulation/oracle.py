@@ -14,7 +14,17 @@ import msgspec
 
 from propius import tokens
 from propius.job_session import JobTerms
-from propius.messages import Assignment, JobStatus, Outcome, RoundStatus, Schema, Task
+from propius.messages import (
+    Assignment,
+    JobStatus,
+    LeaseEnded,
+    LeaseGranted,
+    Message,
+    Outcome,
+    RoundStatus,
+    Schema,
+    Task,
+)
 from tests.simulation.clock import SECOND_NS, Clock
 from tests.simulation.durable import LIVE_JOB_STATES, LIVE_ROUND_STATES, Durable, RoundRef, check
 
@@ -30,6 +40,7 @@ class Oracle:
     schema: Schema
     master_key: bytes
     job_silence_max_s: float
+    lease_grace_s: float
     rounds_finished: set[RoundRef] = field(default_factory=set)
     offers: int = 0
     assignments: int = 0
@@ -41,10 +52,23 @@ class Oracle:
     _completed: dict[int, RoundRef] = field(default_factory=dict)  # … and acknowledged
     _settled: set[int] = field(default_factory=set)  # leases that a report may have ended
     _versions: dict[RoundRef, RoundStatus] = field(default_factory=dict)
+    # What was asked for so many times may have happened so many times, and no more.
+    _registers_asked: Counter[str] = field(default_factory=Counter)  # by name
+    _starts_asked: Counter[int] = field(default_factory=Counter)  # by job
+    _granted_ns: dict[int, int] = field(default_factory=dict)  # by lease, as the event log says
+    _started_ns: int = 0  # the job manager
     _last_round: dict[int, int] = field(default_factory=dict)
     _heard_ns: dict[int, int] = field(default_factory=dict)
 
     # --- job servers -----------------------------------------------------------------------------
+
+    def registering(self, name: str) -> None:
+        """A session is about to register a job."""
+        self._registers_asked[name] += 1
+
+    def starting(self, job: int) -> None:
+        """A start_request is about to be sent."""
+        self._starts_asked[job] += 1
 
     def registered(self, job: int, secret: bytes, terms: JobTerms) -> None:
         """A registration was acknowledged."""
@@ -176,6 +200,27 @@ class Oracle:
         in_time = passed_ns < task.lease_s * SECOND_NS
         check(not (in_time and first), f"{device} lost its lease before its time", task)
 
+    # --- the job manager's event log -------------------------------------------------------------
+
+    def job_manager_started(self) -> None:
+        """A new process has the store."""
+        self._started_ns = self.clock.now_ns
+
+    def logged(self, time_ns: int, event: Message) -> None:
+        """The job manager wrote an event about what happened at this (virtual) time."""
+        match event:
+            case LeaseGranted(lease=number):
+                self._granted_ns.setdefault(number, time_ns)
+            case LeaseEnded(lease=number, outcome=Outcome.EXPIRED):
+                grace_s = (time_ns - self._started_ns) / SECOND_NS
+                check(grace_s >= self.lease_grace_s, f"{grace_s} s after a restart", event)
+                if number in self._granted_ns:
+                    held_s = (time_ns - self._granted_ns[number]) / SECOND_NS
+                    lease = self.durable.ended[number]
+                    check(held_s >= lease.lease_s, f"expired after {held_s} s", lease)
+            case _:
+                pass
+
     # --- the end ---------------------------------------------------------------------------------
 
     def finish(self) -> None:
@@ -187,7 +232,13 @@ class Oracle:
             check(str(round_.state) not in LIVE_ROUND_STATES, "a round never ended", round_)
             low, high = acknowledged[ref], attempted[ref]
             check(low <= round_.completed <= high, f"not between {low} and {high}", round_)
+        names = Counter(job.name for job in self.durable.jobs.values())
+        for name, number in names.items():
+            asked = self._registers_asked[name]
+            check(number <= asked, f"{name} was registered {number} times, asked {asked}", names)
         for job in self.durable.jobs.values():
+            asked = self._starts_asked[job.job]
+            check(job.round < asked, f"more rounds than the {asked} asked for", job)
             check(str(job.state) not in LIVE_JOB_STATES, "a job never ended", job)
 
     def _requirement(self, job: int) -> list[float]:

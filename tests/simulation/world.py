@@ -26,7 +26,7 @@ from daemons.load_balancer.core import LoadBalancerCore
 from daemons.load_balancer.settings import LoadBalancerSettings
 from daemons.scheduler.core import SchedulerCore
 from daemons.scheduler.settings import SchedulerSettings
-from propius.core import Commit, Core
+from propius.core import Commit, Core, Record
 from propius.job_session import JobTerms
 from propius.messages import Schema
 from tests.simulation.actors import LINK, Actor, Device, JobServer
@@ -43,6 +43,7 @@ from tests.simulation.trace import Trace
 FAULTS_S: Final = 45.0  # how long faults rain
 LIVENESS_S: Final = 240.0  # after them, how long all jobs may take to finish
 SILENCE_S: Final = 60.0  # of a job, until it is expired
+LEASE_GRACE_S: Final = 2.0
 SCHEMA: Final = Schema(
     schema="simulated", attributes=[("cpu_f", 24.8), ("ram", 16.0), ("fp16_mem", 2800.0)]
 )
@@ -119,7 +120,9 @@ class World:
         self.store = VirtualStore(self.clock, self.faults)
         self.durable = Durable()
         self.master_key = self.random.randbytes(32)
-        self.oracle = Oracle(self.clock, self.durable, SCHEMA, self.master_key, SILENCE_S)
+        self.oracle = Oracle(
+            self.clock, self.durable, SCHEMA, self.master_key, SILENCE_S, LEASE_GRACE_S
+        )
         self._boots = 0
         self._settings: dict[str, Any] = {"schema": SCHEMA, "package_version": "simulated"}
         self.hosts = self._daemons(managers=self.random.randint(1, 3))
@@ -207,6 +210,10 @@ class World:
                 check(book.rounds == self.durable.rounds, "rounds differ", book.rounds)
                 check(book.leases == self.durable.leases, "leases differ", book.leases)
 
+    def _recorded(self, host: Host, record: Record) -> None:
+        if isinstance(host.core, JobManagerCore):
+            self.oracle.logged(record.now_ns + self.around.boot_ns, record.event)
+
     def _applied(self, commit: Commit) -> None:
         self.durable.apply(commit.changes)
         self.nemesis.on_applied()
@@ -238,7 +245,7 @@ class World:
             for name, make in makes.items()
         }
         for host in hosts.values():
-            host.stepped = self._stepped
+            host.stepped, host.recorded = self._stepped, self._recorded
         return hosts
 
     def _load_balancer(self, incarnation: int) -> Core:
@@ -246,10 +253,11 @@ class World:
         return LoadBalancerCore(settings, incarnation=incarnation)
 
     def _job_manager(self, incarnation: int) -> Core:
+        self.oracle.job_manager_started()
         settings = JobManagerSettings(
             **self._settings,
             lease_default_s=8.0,
-            lease_grace_s=2.0,
+            lease_grace_s=LEASE_GRACE_S,
             job_silence_max_s=SILENCE_S,
         )
         return JobManagerCore(
