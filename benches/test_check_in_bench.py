@@ -292,7 +292,7 @@ def echo(context: zmq.Context[zmq.Socket[bytes]]) -> Iterator[Echo]:
 
 
 @pytest.mark.parametrize("batch, rounds", [(1, 1000), (100, 100), (1000, 20)])
-def test_check_in_to_offer(
+def test_check_in_through_a_manager(
     benchmark: Any,
     capsys: pytest.CaptureFixture[str],
     manager: Manager,
