@@ -55,6 +55,7 @@ class Host:
         self.frozen = False
         self.stepped: Callable[[Host], None] = lambda _host: None  # the world's checks
         self.recorded: Callable[[Host, Record], None] = lambda _host, _record: None
+        self.sending: Callable[[Send], None] = lambda _send: None  # before it is sent
         self.exited: Callable[[], None] = lambda: None  # after a drain, the supervisor's part
         self.steps = 0
         self._make, self._around, self._store = make, around, store
@@ -204,6 +205,7 @@ class Host:
             for effect in effects:
                 match effect:
                     case Send(link, peer, frames):
+                        self.sending(effect)
                         if not self._around.network.send(self, link, peer, frames):
                             lost.append(effect)
                     case Commit():

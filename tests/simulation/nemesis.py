@@ -81,7 +81,10 @@ class Nemesis:
             case Fault.PARTITION:
                 return self._partition()
             case Fault.CRASH:
-                return self._crash(self._random.choice(self._hosts))
+                # Many of them where it is hardest: in the process that has something to lose.
+                keepers = [host for host in self._hosts if host.stores]
+                choice = keepers if self._random.random() < 0.4 else self._hosts
+                return self._crash(self._random.choice(choice))
             case Fault.FREEZE:
                 return self._freeze(self._random.choice(self._hosts))
             case Fault.DRAIN:

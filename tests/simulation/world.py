@@ -36,6 +36,7 @@ from tests.simulation.faults import Fault, Faults
 from tests.simulation.host import Host, InvariantError, Surroundings
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
+from tests.simulation.news import News
 from tests.simulation.oracle import Oracle
 from tests.simulation.store import VirtualStore
 from tests.simulation.trace import Trace
@@ -123,6 +124,7 @@ class World:
         self.oracle = Oracle(
             self.clock, self.durable, SCHEMA, self.master_key, SILENCE_S, LEASE_GRACE_S
         )
+        self.news = News()
         self._boots = 0
         self._settings: dict[str, Any] = {"schema": SCHEMA, "package_version": "simulated"}
         self.hosts = self._daemons(managers=self.random.randint(1, 3))
@@ -209,6 +211,8 @@ class World:
                 check(book.jobs == self.durable.jobs, "jobs differ from the store", book.jobs)
                 check(book.rounds == self.durable.rounds, "rounds differ", book.rounds)
                 check(book.leases == self.durable.leases, "leases differ", book.leases)
+        elif isinstance(core, SchedulerCore):
+            self.news.compare(core.jobs)
 
     def _recorded(self, host: Host, record: Record) -> None:
         if isinstance(host.core, JobManagerCore):
@@ -244,6 +248,7 @@ class World:
             name: Host(name, make, self.around, store=self.store if name == "job_manager" else None)
             for name, make in makes.items()
         }
+        hosts["job_manager"].sending = self.news.sent
         for host in hosts.values():
             host.stepped, host.recorded = self._stepped, self._recorded
         return hosts
