@@ -24,6 +24,10 @@ from tests.simulation.faults import Fault
 from tests.simulation.world import Run, SeedError, run
 
 TRACE_LINES = 3_000
+# A seed below one of these tried little: it drew few jobs, or a merciful mix of faults.
+DELIVERED_MIN = 2_000
+FAULTS_MIN = 20
+ROUNDS_MIN = 10
 
 
 def attempt(seed: int) -> tuple[int, Run | None, str, list[str]]:
@@ -55,6 +59,27 @@ def coverage_table(coverage: Counter[tuple[str, Fault]]) -> Table:
     return table
 
 
+def summary(runs: list[Run]) -> list[str]:
+    """The sums of the seeds that found nothing, and which of them tried little."""
+    faults: Counter[Fault] = sum((done.faults for done in runs), Counter())
+    thin = [
+        done.seed
+        for done in runs
+        if done.delivered < DELIVERED_MIN
+        or done.faults.total() < FAULTS_MIN
+        or done.rounds < ROUNDS_MIN
+    ]
+    return [
+        "faults: " + ", ".join(f"{kind} {number:,}" for kind, number in faults.most_common()),
+        (
+            f"{sum(done.delivered for done in runs):,} messages delivered, {faults.total():,} faults, "
+            f"{sum(done.rounds for done in runs):,} rounds"
+        ),
+        f"{len(thin)} seeds with fewer than {DELIVERED_MIN:,} messages, {FAULTS_MIN} faults or "
+        f"{ROUNDS_MIN} rounds" + (f": {sorted(thin)[:20]}" if thin else ""),
+    ]
+
+
 def main() -> int:
     """Run the seeds; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
@@ -78,18 +103,11 @@ def main() -> int:
             console.print(found, markup=False, highlight=False, soft_wrap=True)
             for line in trace if asked.trace else ():
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-    coverage: Counter[tuple[str, Fault]] = Counter()
-    faults: Counter[Fault] = Counter()
-    for done in runs:
-        coverage += done.coverage
-        faults += done.faults
-    console.print(coverage_table(coverage))
+    console.print(coverage_table(sum((done.coverage for done in runs), Counter())))
+    for line in summary(runs):
+        console.print(line, highlight=False)
     took_s = time.monotonic() - began_s
-    console.print(
-        f"{len(asked.seeds)} seeds, {failures} failed; "
-        f"{sum(done.delivered for done in runs):,} messages delivered, "
-        f"{faults.total():,} faults, {sum(done.rounds for done in runs):,} rounds; {took_s:.1f} s"
-    )
+    console.print(f"{len(asked.seeds)} seeds, {failures} failed; {took_s:.1f} s")
     return 1 if failures else 0
 
 
