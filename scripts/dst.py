@@ -72,8 +72,8 @@ def summary(runs: list[Run]) -> list[str]:
     return [
         "faults: " + ", ".join(f"{kind} {number:,}" for kind, number in faults.most_common()),
         (
-            f"{sum(done.delivered for done in runs):,} messages delivered, {faults.total():,} faults, "
-            f"{sum(done.rounds for done in runs):,} rounds"
+            f"{sum(done.delivered for done in runs):,} messages delivered, "
+            f"{faults.total():,} faults, {sum(done.rounds for done in runs):,} rounds"
         ),
         f"{len(thin)} seeds with fewer than {DELIVERED_MIN:,} messages, {FAULTS_MIN} faults or "
         f"{ROUNDS_MIN} rounds" + (f": {sorted(thin)[:20]}" if thin else ""),
