@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daemons.batches import in_batches
 from daemons.client_manager.clients import Clients
 from daemons.client_manager.settings import ClientManagerSettings
 from daemons.client_manager.supply import SupplyFeed
@@ -46,7 +47,6 @@ from propius.peering import BEAT_NS, Dialer
 
 __all__ = ["ClientManagerCore", "ClientManagerSettings"]
 
-DELIVER_BYTES_MAX: Final = 4 << 20  # of one message to the load balancer
 CLAIMS_MAX: Final = 10_000  # in one message to the job manager
 
 
@@ -223,13 +223,5 @@ class ClientManagerCore(Core):
         if not self.load_balancer.up:  # it has told its devices to check in again
             self.count("undelivered_answers", len(deliveries))
             return
-        batch: list[tuple[int, bytes, bytes]] = []
-        size = 0
-        for delivery in deliveries:
-            if batch and size + len(delivery[2]) > DELIVER_BYTES_MAX:
-                self.load_balancer.send(now_ns, Deliver(items=batch))
-                batch, size = [], 0
-            batch.append(delivery)
-            size += len(delivery[1]) + len(delivery[2])
-        if batch:
+        for batch in in_batches(deliveries):
             self.load_balancer.send(now_ns, Deliver(items=batch))

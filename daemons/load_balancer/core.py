@@ -21,6 +21,7 @@ import re
 from collections import OrderedDict
 from typing import Final
 
+from daemons.batches import Item, in_batches
 from daemons.load_balancer.pending import Pending, PendingTable
 from daemons.load_balancer.rendezvous import Rendezvous
 from daemons.load_balancer.settings import LoadBalancerSettings
@@ -51,7 +52,6 @@ __all__ = ["LoadBalancerCore", "LoadBalancerSettings"]
 CLIENTS: Final = "clients"
 MANAGERS: Final = "managers"
 PENDING_NS: Final = int((WAIT_S_MAX + 30.0) * SECOND_NS)
-FORWARD_BYTES_MAX: Final = 4 << 20  # of one message to a manager; a batch may need several
 SENT_MAX: Final = 8_192  # answers remembered in case that they turn out undeliverable
 _KINDS: Final = frozenset(cls.kind for cls in CLIENT_REQUESTS)
 _ASK_AGAIN: Final = frozenset({"accept", "report"})
@@ -82,7 +82,7 @@ class LoadBalancerCore(Core):
             per_s=settings.retries_per_s,
             seed=incarnation,
         )
-        self._forwards: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        self._forwards: dict[str, list[Item]] = {}
         self._undeliverable: dict[str, list[int]] = {}
         # Answers that left lately: by tag, and by what the driver gives back if it fails.
         self._delivered: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
@@ -140,7 +140,8 @@ class LoadBalancerCore(Core):
         forwards, self._forwards = self._forwards, {}
         for name, items in forwards.items():
             if (peer := self.listener.peers.get(name)) is not None:
-                self._forward(now_ns, peer, items)
+                for batch in in_batches(items):
+                    self.listener.send(now_ns, peer, Forward(items=batch))
         undeliverable, self._undeliverable = self._undeliverable, {}
         for name, tags in undeliverable.items():
             if (peer := self.listener.peers.get(name)) is not None:
@@ -323,14 +324,3 @@ class LoadBalancerCore(Core):
             return
         text = "the client manager is gone; check in again"
         self._send_away(now_ns, entry.peer, entry.header, ErrorCode.CHECK_IN_AGAIN, text)
-
-    def _forward(self, now_ns: int, peer: Peer, items: list[tuple[int, bytes, bytes]]) -> None:
-        batch: list[tuple[int, bytes, bytes]] = []
-        size = 0
-        for item in items:
-            if batch and size + len(item[2]) > FORWARD_BYTES_MAX:
-                self.listener.send(now_ns, peer, Forward(items=batch))
-                batch, size = [], 0
-            batch.append(item)
-            size += len(item[1]) + len(item[2])
-        self.listener.send(now_ns, peer, Forward(items=batch))

@@ -176,9 +176,13 @@ class DemoRun:
     def display(self) -> Iterator[Any]:
         """A live table on a terminal, a line every few seconds elsewhere."""
         if self.console.is_terminal:
-            with Live(console=self.console, refresh_per_second=5) as live:
-                yield lambda: live.update(live_table(self.board, title=self.title))
-                live.update(live_table(self.board, title=self.title))
+            # Drawn at its own pace, not for each line that a child says.
+            with Live(
+                console=self.console,
+                refresh_per_second=5,
+                get_renderable=lambda: live_table(self.board, title=self.title),
+            ):
+                yield lambda: None
             return
         self.say(self.title)
         last_s = self.elapsed_s()

@@ -23,12 +23,6 @@ from propius.messages import (
 from tests.daemons.job_manager.rig import JobServer, Rig, code_of, device, registration
 
 
-@pytest.fixture
-def rig() -> Rig:
-    """A job manager."""
-    return Rig()
-
-
 @pytest.fixture(params=[False, True], ids=["same process", "restart between"])
 def restart(request: pytest.FixtureRequest) -> bool:
     """Whether the job manager dies between a request and its repeat."""

@@ -20,20 +20,6 @@ from propius.messages import (
 from tests.daemons.job_manager.rig import JobServer, Rig, device
 
 
-@pytest.fixture
-def rig() -> Rig:
-    """A job manager."""
-    return Rig()
-
-
-@pytest.fixture
-def server(rig: Rig) -> JobServer:
-    """Job 1, with round 0 open for two devices."""
-    server = JobServer.registered(rig)
-    server.start(2)
-    return server
-
-
 def round_status(server: JobServer, number: int = 0) -> RoundStatus:
     """The round as its job server sees it."""
     status = server.do(WatchRound, round=number)

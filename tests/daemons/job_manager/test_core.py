@@ -43,13 +43,6 @@ from tests.daemons.job_manager.rig import (
     registration,
 )
 
-
-@pytest.fixture
-def rig() -> Rig:
-    """A job manager."""
-    return Rig()
-
-
 # --- what strangers send -----------------------------------------------------------------------
 
 

@@ -45,12 +45,6 @@ ALL_VERBS: list[tuple[type[Message], dict[str, Any]]] = [
 
 
 @pytest.fixture
-def rig() -> Rig:
-    """A job manager."""
-    return Rig()
-
-
-@pytest.fixture
 def server(rig: Rig) -> JobServer:
     """A job server with job 1."""
     return JobServer.registered(rig)

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from daemons.job_manager.watches import WATCHES_PER_JOB
 from propius.messages import (
     CompleteJob,
@@ -16,20 +14,6 @@ from propius.messages import (
     WatchRound,
 )
 from tests.daemons.job_manager.rig import JobServer, Rig, code_of
-
-
-@pytest.fixture
-def rig() -> Rig:
-    """A job manager."""
-    return Rig()
-
-
-@pytest.fixture
-def server(rig: Rig) -> JobServer:
-    """Job 1, with round 0 open for two devices."""
-    server = JobServer.registered(rig)
-    server.start(2)
-    return server
 
 
 def watch(server: JobServer, **fields: Any) -> WatchRound:
