@@ -47,14 +47,14 @@ DEMO_JOBS: Final = (
     DemoJob(
         name="compute-rich",
         requirement={"cpu_f": 7, "ram": 6, "fp16_mem": 900, "android_os": 7},
-        demand=12,
-        rounds=30,
+        demand=15,
+        rounds=40,
         private_constraint={"dataset_size": 120},
     ),
     DemoJob(
         name="memory-rich",
         requirement={"cpu_f": 2, "ram": 4, "fp16_mem": 1200, "android_os": 6},
         demand=15,
-        rounds=30,
+        rounds=36,
     ),
 )
