@@ -395,7 +395,7 @@ def no_job_is_lost(history: History, final: Final) -> Complaints:
     for call in history.acknowledged("start_request"):
         status = listed.get(call.done.job)
         if status is not None and status.round < call.done.round:
-            yield f"job {status.job}: round {call.done.round} is not there, the last is {status.round}"
+            yield f"job {status.job}: round {call.done.round} is gone, the last is {status.round}"
 
 
 def the_store_has_it_all(history: History, final: Final) -> Complaints:
