@@ -445,10 +445,11 @@ class Welcome(Message, frozen=True, kw_only=True):
 
 
 class Reject(Message, frozen=True, kw_only=True):
-    """The peer will not be served: another version or schema. One line names both."""
+    """The peer will not be served: another version or schema, or its name is ``taken``."""
 
     kind: ClassVar[str] = "reject"
     text: Text
+    taken: bool = False
 
 
 class Beat(Message, frozen=True, kw_only=True):

@@ -175,22 +175,26 @@ class Clients:
         )
         return min((time for time in times if time is not None), default=None)
 
-    def check(self) -> None:
+    def check(self, *, thorough: bool = True) -> None:
         """What holds after every step; raises AssertionError (or EngineError) where it does not."""
         self.matcher.check()
-        self.exchanges.check()
         self.claims.check()
         self.reports.check()
-        self.plans.check()
+        if thorough:
+            self.exchanges.check()
+            self.plans.check()
+        held = 0
+        for exchange in self.exchanges:
+            if exchange.stage is Stage.HELD:
+                held += 1
+            elif exchange.stage is Stage.ASKED:
+                box = self.claims if exchange.kind == Accept.kind else self.reports
+                item = box.get(exchange.device)
+                assert item is not None, f"{exchange.device} waits for an answer that nobody owes"
+                assert exchange.is_for(item.session, item.request), "the wrong answer is awaited"
         counts = self.matcher.counts()
-        held = self.exchanges.in_stage(Stage.HELD)
-        assert counts["waiting"] == len(held), "held check-ins and waiting clients differ"
-        assert len(held) <= self.settings.waiting_max
-        for exchange in self.exchanges.in_stage(Stage.ASKED):
-            box = self.claims if exchange.kind == Accept.kind else self.reports
-            item = box.get(exchange.device)
-            assert item is not None, f"{exchange.device} waits for an answer that nobody owes"
-            assert exchange.is_for(item.session, item.request), "the wrong answer is awaited"
+        assert counts["waiting"] == held, "held check-ins and waiting clients differ"
+        assert held <= self.settings.waiting_max
         real = sum(not claim.look_up for claim in self.claims)
         assert counts["claiming"] == real, "claims under way differ from the matcher's"
 

@@ -145,6 +145,11 @@ class JobManagerCore(Core):
             self._turned_away_ns = now_ns  # peers hold back what they know will be refused
         self._failed, self._failure = max(self._failed, number), reason
 
+    def undeliverable(self, now_ns: int, link: str, peer: bytes, frames: Frames) -> None:
+        super().undeliverable(now_ns, link, peer, frames)
+        if link == MANAGERS:
+            self.managers.unreachable(now_ns, peer)
+
     def due_ns(self) -> int | None:
         times = [self.scheduler.due_ns(), self.managers.due_ns()]
         if not self._closed():

@@ -10,6 +10,7 @@ Not here: who answers (:mod:`daemons.load_balancer.core`).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from propius.messages import Header
@@ -69,6 +70,14 @@ class PendingTable:
         """Everything that this manager has not answered, oldest first."""
         return [self._by_tag[tag] for tag in self._by_manager.get(manager, ())]
 
+    def count_of_manager(self, manager: str) -> int:
+        """How much this manager has not answered."""
+        return len(self._by_manager.get(manager, ()))
+
+    def managers(self) -> AbstractSet[str]:
+        """The managers that have something to answer."""
+        return self._by_manager.keys()
+
     def all(self) -> list[Pending]:
         """Everything, oldest first."""
         return list(self._by_tag.values())
@@ -84,5 +93,6 @@ class PendingTable:
         assert len(self._by_device) == len(tags), "two requests of one device"
         listed = [tag for tags_of in self._by_manager.values() for tag in tags_of]
         assert sorted(listed) == sorted(tags), "a manager's list differs from the table"
+        assert all(self._by_manager.values()), "a manager with an empty list"
         times = [entry.since_ns for entry in self._by_tag.values()]
         assert times == sorted(times), "the table is not in order of time"

@@ -117,6 +117,10 @@ class SchedulerCore(Core):
         else:
             self._from_manager(now_ns, spoke, fresh, message)
 
+    def undeliverable(self, now_ns: int, link: str, peer: bytes, frames: Frames) -> None:
+        super().undeliverable(now_ns, link, peer, frames)
+        self.listener.unreachable(now_ns, peer)
+
     def due_ns(self) -> int | None:
         times = [self.listener.due_ns(), self._plan_due_ns()]
         if self._asked_ns is not None and JOB_MANAGER in self.listener.peers:

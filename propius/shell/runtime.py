@@ -23,7 +23,7 @@ import zmq
 
 from propius.core import SECOND_NS, Commit, Core, Effect, Record, Say, Send
 from propius.shell.event_log import EventLogWriter
-from propius.shell.exit_codes import OK
+from propius.shell.exit_codes import CONFIGURATION, OK, StartError
 from propius.shell.health import Health, LinkStats, Metrics
 from propius.shell.notify import Notifier
 from propius.shell.socket import Binding, ConnectionMonitor, LinkSocket, open_socket
@@ -80,12 +80,17 @@ class Loop:
             self._poller.register(monitor.raw, zmq.POLLIN)
 
     def run(self) -> int:
-        """Turn until asked to stop and drained; the exit code."""
+        """Turn until asked to stop and drained; the exit code.
+
+        Raises StartError if the core finds that it must end.
+        """
         around = self._around
         self._core.start(around.clock())
         self._settle(around.clock())
         while not self._finished(around.clock()):
             self._turn()
+            if why := self._core.must_end():
+                raise StartError(why, CONFIGURATION)
         self._settle(around.clock())
         return OK
 
@@ -227,6 +232,7 @@ class Loop:
         draining = "stopping" if self._drain_until_ns is not None else ""
         health.not_ready = draining or self._core.not_ready()
         health.gauges = self._core.gauges()
+        health.peers = self._core.peers()
         health.counters = {**self._core.counters, **self._around.extra_counters()}
         health.links = {name: self._stats(name, link) for name, link in self._links.items()}
         if not draining:
