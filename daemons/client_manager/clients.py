@@ -293,7 +293,8 @@ class Clients:
 
     def _accept(self, now_ns: int, exchange: Exchange, message: Accept) -> None:
         """Claim what was offered; what was not can only have been granted earlier: look it up."""
-        device, own = exchange.device, exchange.offer_session == exchange.session
+        # -1: the check-in was forgotten in a crowd. The matcher still knows what it offered.
+        device, own = exchange.device, exchange.offer_session in {exchange.session, -1}
         if len(self.claims) >= self.settings.claims_max:
             text = "too many claims are under way; ask again"
             self.answers.give(now_ns, exchange, self.answers.busy(now_ns, exchange, text))

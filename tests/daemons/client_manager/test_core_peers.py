@@ -123,6 +123,17 @@ def test_device_table_is_bounded_and_forgets_the_oldest() -> None:
     assert len(world.core.clients.exchanges) == 0
 
 
+def test_an_offer_can_be_taken_though_its_check_in_was_forgotten_in_a_crowd() -> None:
+    """More devices wait than are remembered: an accept still claims what was offered."""
+    world = World(remembered_max=2)
+    for device in range(1, 6):
+        world.check_in(device, wait_s=60.0)
+    world.plan(1)
+    assert jobs_of(world.answer()) == [1]
+    world.accept(1, 1)
+    assert not world.claim().look_up
+
+
 # --- peers ---------------------------------------------------------------------------------------
 
 
