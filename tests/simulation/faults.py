@@ -35,6 +35,9 @@ class Fault(enum.StrEnum):
     SLOW_COMMIT = "slow_commit"  # the store takes long
     FAILED_COMMIT = "failed_commit"  # the store cannot write, for a while
     VANISH = "vanish"  # a device or job server dies, and is started again with a new session
+    JOIN = "join"  # one more client manager is started
+    LEAVE = "leave"  # a client manager is drained or killed, and not started again
+    STRANGER = "stranger"  # somebody sends what nobody should
 
 
 MESSAGE_FAULTS: Final = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.DELAY, Fault.TEAR)
@@ -48,6 +51,8 @@ NEMESIS_FAULTS: Final = (
     Fault.SLOW_COMMIT,
     Fault.FAILED_COMMIT,
     Fault.VANISH,
+    Fault.JOIN,
+    Fault.LEAVE,
 )
 
 
@@ -58,6 +63,7 @@ class Faults:
     random: Random
     rates: dict[Fault, float]  # message faults: probability for each message
     nemesis: dict[Fault, float]  # the others: relative frequency
+    strangers: int = 0  # how many of them there are
     active: bool = True
     counts: Counter[Fault] = field(default_factory=Counter)
     coverage: Counter[tuple[str, Fault]] = field(default_factory=Counter)
@@ -73,7 +79,8 @@ class Faults:
                     mix[kind] = 0.0
         if not any(nemesis.values()):
             nemesis[Fault.CRASH] = 1.0
-        return cls(random, rates, nemesis)
+        strangers = random.choice((0, 1, 1, 2))
+        return cls(random, rates, nemesis, strangers)
 
     @classmethod
     def none(cls, random: Random) -> Faults:

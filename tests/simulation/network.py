@@ -151,6 +151,11 @@ class Network:
         """Whether a dialling link has a connection now."""
         return self._dials[owner, link].connection is not None
 
+    def dialler(self, owner: str, link: str, peer: bytes) -> str:
+        """Who is at the other end of a binding link; "" once that is known to be gone."""
+        connection = self._bound[owner, link].get(peer)
+        return "" if connection is None else connection.dialler.name
+
     def dialled(self) -> list[tuple[str, str]]:
         """All dialling links that are connected, as (process, link)."""
         return [key for key, dial in self._dials.items() if dial.connection is not None]
