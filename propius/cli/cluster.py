@@ -126,7 +126,7 @@ class Cluster:
         self._log_sizes = {name: len(self._log_text(name)) for name in self.names}
         with (self.logs / "supervisord.out").open("wb") as out:
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-s", "-c", self._conf],
+                [sys.executable, "-m", "propius.cli.supervise", "-n", "-s", "-c", self._conf],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
