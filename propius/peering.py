@@ -209,10 +209,11 @@ class Listener:
 
     def due_ns(self) -> int | None:
         """When ``tick`` has something to do."""
-        return min(
-            (min(p.spoke_ns + BEAT_NS, p.heard_ns + SILENCE_NS) for p in self.peers.values()),
-            default=None,
-        )
+        peers = self.peers.values()
+        if not peers:
+            return None
+        spoke_ns, heard_ns = min([p.spoke_ns for p in peers]), min([p.heard_ns for p in peers])
+        return min(spoke_ns + BEAT_NS, heard_ns + SILENCE_NS)
 
     def tick(self, now_ns: int, beat: Beat) -> list[Peer]:
         """Beat where nothing was said lately; the peers that fell silent, already forgotten."""

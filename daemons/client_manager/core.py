@@ -104,7 +104,7 @@ class ClientManagerCore(Core):
             self._from_peer(now_ns, message)
 
     def due_ns(self) -> int | None:
-        due_ns = min(dialer.due_ns() for dialer in self.dialers.values())
+        due_ns = min([dialer.due_ns() for dialer in self.dialers.values()])
         clients_ns = self.clients.due_ns(sending=self.job_manager.up)
         if clients_ns is not None:
             due_ns = min(due_ns, clients_ns)

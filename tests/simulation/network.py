@@ -165,10 +165,10 @@ class Network:
     def send(self, owner: Process, link: str, peer: bytes, frames: Frames) -> bool:
         """Put a message on a link; False if this peer is known to be gone."""
         self.sent += 1
-        for frame in frames:
-            for marker in self._markers:
-                if marker in frame:
-                    self.leaked(owner.name, frames)
+        message = b"".join(frames)
+        for marker in self._markers:
+            if marker in message:
+                self.leaked(owner.name, frames)
         bound = self._bound.get((owner.name, link))
         if bound is None:
             dial = self._dials[owner.name, link]
@@ -233,7 +233,9 @@ class Network:
     ) -> None:
         arrival_ns = self.clock.now_ns + 100_000 + int(self._random.random() * 1_500_000) + more_ns
         if in_order:
-            arrival_ns = max(arrival_ns, connection.arrival_ns[to_binder])
+            last_ns = connection.arrival_ns[to_binder]
+            if arrival_ns < last_ns:
+                arrival_ns = last_ns
             connection.arrival_ns[to_binder] = arrival_ns
         self.clock.at(arrival_ns, self._arrive, connection, frames, to_binder)
 
