@@ -25,8 +25,7 @@ class Clock:
     def at(self, time_ns: int, action: Callable[..., None], *args: Any) -> None:
         """Do ``action(*args)`` at this time, or at once if it has passed."""
         self._asked += 1
-        if time_ns < self.now_ns:
-            time_ns = self.now_ns
+        time_ns = max(time_ns, self.now_ns)
         heappush(self._heap, (time_ns, self._asked, action, args))
 
     def after(self, wait_ns: int, action: Callable[..., None], *args: Any) -> None:

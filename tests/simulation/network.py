@@ -234,8 +234,7 @@ class Network:
         arrival_ns = self.clock.now_ns + 100_000 + int(self._random.random() * 1_500_000) + more_ns
         if in_order:
             last_ns = connection.arrival_ns[to_binder]
-            if arrival_ns < last_ns:
-                arrival_ns = last_ns
+            arrival_ns = max(arrival_ns, last_ns)
             connection.arrival_ns[to_binder] = arrival_ns
         self.clock.at(arrival_ns, self._arrive, connection, frames, to_binder)
 
