@@ -247,11 +247,21 @@ class _StateLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._fd)
-            text = f"{self._path} is locked: the same program runs on this state_dir already"
+            text = (
+                f"{self._path} is locked: this program runs on this state_dir already{self._pid()}"
+            )
             raise StartError(text, exit_codes.CANNOT_BIND) from None
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+    def _pid(self) -> str:
+        """Which process that is, if it has said so."""
+        try:
+            known = json.loads(self._path.with_suffix(".json").read_text())
+            return f" (pid {int(known['pid'])})"
+        except (OSError, ValueError, KeyError):
+            return ""
 
 
 def _open_event_log(start: Start, log: Any) -> EventLogWriter | None:
