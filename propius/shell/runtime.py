@@ -53,6 +53,7 @@ class Surroundings:
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], int] = time.monotonic_ns
     extra_counters: Callable[[], dict[str, int]] = dict
+    chores: Callable[[int], None] = lambda _now_ns: None  # called about ten times a second
 
 
 class Loop:
@@ -145,7 +146,6 @@ class Loop:
             if isinstance(result, Committed):
                 self._core.committed(now_ns, result.number)
             else:
-                self._around.log.error("commit_failed", why=result.reason, number=result.number)
                 self._core.commit_failed(now_ns, result.number, result.reason)
 
     def _tick(self, now_ns: int) -> None:
@@ -228,6 +228,7 @@ class Loop:
         if self._unseen:
             return
         self._publish_ns = now_ns + PUBLISH_NS
+        self._around.chores(now_ns)
         health = self._around.health
         draining = "stopping" if self._drain_until_ns is not None else ""
         health.not_ready = draining or self._core.not_ready()

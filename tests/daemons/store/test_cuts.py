@@ -25,7 +25,7 @@ from daemons.store import sqlite as sqlite_store
 from propius.core import Change, Delete, Put
 
 LAST: Final = 64 << 10  # bytes of each file that are cut off one by one
-PARTS: Final = 8
+PARTS: Final = 16
 PAGE: Final = 4_096
 WAL_HEADER: Final = 32
 FRAME: Final = 24 + PAGE
@@ -152,9 +152,9 @@ def check_database_cuts(folder: Path, closed: Written, sizes: Iterable[int]) -> 
 
 
 def every_byte(whole: bytes, part: int) -> range:
-    """An eighth of the lengths that a file has when its last 64 KiB are cut byte by byte."""
-    end, eighth = len(whole), LAST // PARTS
-    return range(end - LAST + part * eighth, end - LAST + (part + 1) * eighth)
+    """A sixteenth of the lengths that a file has when its last 64 KiB are cut byte by byte."""
+    end, share = len(whole), LAST // PARTS
+    return range(end - LAST + part * share, end - LAST + (part + 1) * share)
 
 
 def telling_bytes(whole: bytes, unit: int, first: int) -> list[int]:
