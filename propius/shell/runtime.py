@@ -18,17 +18,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 import zmq
 
 from propius.core import SECOND_NS, Commit, Core, Effect, Record, Say, Send
 from propius.shell.event_log import EventLogWriter
 from propius.shell.exit_codes import CONFIGURATION, OK, StartError
 from propius.shell.health import Health, LinkStats, Metrics
+from propius.shell.light import without
 from propius.shell.notify import Notifier
 from propius.shell.socket import Binding, ConnectionMonitor, LinkSocket, open_socket
 from propius.shell.wake import Shutdown, Wake
 from propius.shell.writer import BACKLOG_MAX, Committed, CommitWriter, Store
+
+with without("rich"):
+    import structlog
 
 TURN_NS: Final = SECOND_NS  # the loop turns at least so often, so that a hang shows
 PUBLISH_NS: Final = SECOND_NS // 10
