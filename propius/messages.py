@@ -796,6 +796,22 @@ class SupplyReceived(Message, frozen=True, kw_only=True):
     buckets: list[SupplyBucket]
 
 
+class ManagerJoined(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager from here on."""
+
+    kind: ClassVar[str] = "manager_joined"
+    manager: ManagerId
+    incarnation: Count
+
+
+class ManagerLeft(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager no longer: it is silent, or was replaced."""
+
+    kind: ClassVar[str] = "manager_left"
+    manager: ManagerId
+    incarnation: Count
+
+
 class JobsReceived(Message, frozen=True, kw_only=True):
     """The scheduler applied a snapshot (``whole``) or job events."""
 
@@ -817,7 +833,8 @@ INSIDE: Final = (Hello, Welcome, Reject, Beat, Forward, Deliver, Undeliverable, 
                  ClaimResults, Snapshot, JobEvents, NeedSnapshot, Supply, Plan)  # fmt: skip
 EVENTS: Final = (LogOpened, JobRegistered, RoundOpened, LeaseGranted, LeaseEnded, RoundChanged,
                  JobChanged, CheckedIn, Offered, Claimed, ClaimAnswered, Declined, ClientForgotten,
-                 PlanApplied, PlanMade, SupplyReceived, JobsReceived)  # fmt: skip
+                 PlanApplied, PlanMade, SupplyReceived, ManagerJoined, ManagerLeft,
+                 JobsReceived)  # fmt: skip
 
 MESSAGES: Final[dict[str, type[Message]]] = {
     cls.kind: cls for cls in (*REPLIES, *JOB_REQUESTS, *CLIENT_REQUESTS, *INSIDE, *EVENTS)

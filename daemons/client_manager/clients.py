@@ -363,7 +363,7 @@ class Clients:
         if result.error:
             self.core.count("claims_refused")
             where = f"job {claim.job} round {claim.round}"
-            self.answers.give(now_ns, exchange, refusal(result.error, where))
+            self._refused(now_ns, exchange, result.error, where)
             return
         self.core.count("assigned")
         assignment = messages.Assignment(
@@ -386,8 +386,18 @@ class Clients:
     def _report_answered(self, now_ns: int, result: ReportResult) -> None:
         exchange = self.exchanges.get(result.device_id)
         if exchange is not None and exchange.is_for(result.session, result.request):
-            answer = refusal(result.error, "report") if result.error else Ok()
-            self.answers.give(now_ns, exchange, answer)
+            if result.error:
+                self._refused(now_ns, exchange, result.error, "report")
+            else:
+                self.answers.give(now_ns, exchange, Ok())
+
+    def _refused(self, now_ns: int, exchange: Exchange, error: str, what: str) -> None:
+        """The job manager said no; or that it cannot decide now, and then when to ask again."""
+        answer = refusal(error, what)
+        if answer.code is ErrorCode.BUSY:
+            text = "the job manager can store nothing now; ask again"
+            answer = self.answers.busy(now_ns, exchange, text)
+        self.answers.give(now_ns, exchange, answer)
 
     def _busy_answer(self, now_ns: int, device: str, session: int, request: int) -> None:
         exchange = self.exchanges.get(device)

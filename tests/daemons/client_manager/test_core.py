@@ -425,6 +425,22 @@ def test_report_with_a_stale_token_is_refused_by_name() -> None:
     assert world.answer().code is ErrorCode.STALE_TOKEN
 
 
+def test_job_manager_that_can_store_nothing_is_busy_with_times_that_spread() -> None:
+    """Its `busy` reaches the devices with a time of their own each, for accepts and reports."""
+    world = World()
+    world.plan(1, quota=40)
+    for device in range(20):
+        world.check_in(device)
+        world.accept(device, 1, request=2)
+    for claim in world.claims():
+        world.refuse(claim, "busy")
+    answers = [answer.message for answer in world.answers() if isinstance(answer.message, Error)]
+    assert len(answers) == 20
+    assert {answer.code for answer in answers} == {ErrorCode.BUSY}
+    assert len({answer.retry_after_s for answer in answers}) > 10
+    assert min(answer.retry_after_s for answer in answers) > 0
+
+
 def test_report_without_an_answer_ends_in_busy() -> None:
     """The job manager is silent: the device is told to ask again, with the same number."""
     world = World()

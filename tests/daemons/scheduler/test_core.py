@@ -14,6 +14,8 @@ from propius.messages import (
     JobEvents,
     JobsReceived,
     JobState,
+    ManagerJoined,
+    ManagerLeft,
     NeedSnapshot,
     Plan,
     PlanMade,
@@ -25,6 +27,7 @@ from propius.messages import (
     Welcome,
     encode_header,
 )
+from propius.peering import PEERS_MAX
 from tests.daemons.client_manager.kit import (
     SCHEMA,
     SECOND,
@@ -71,7 +74,7 @@ class World:
     """A scheduler with its peers played by the test."""
 
     def __init__(self, managers: int = 1, *, jobs: bool = True, **settings: Any) -> None:
-        values: dict[str, Any] = {"policy": "fifo", "event_log": True, **settings}
+        values: dict[str, Any] = {"policy": "fifo", "event_log": True, "settle_s": 0.0, **settings}
         self.settings = SchedulerSettings(schema=SCHEMA, package_version=VERSION, **values)
         self.driver = Driver(SchedulerCore(self.settings, incarnation=4, seed=1))
         self.driver.start()
@@ -514,12 +517,71 @@ def test_events_are_the_inputs_of_every_plan_in_order() -> None:
     world.events(job(1, allocated=1), first=11)
     events = world.driver.take_events()
     kinds = [type(event) for event in events]
-    assert kinds == [JobsReceived, PlanMade, SupplyReceived, JobsReceived, PlanMade]
-    snapshot, made = events[0], events[1]
+    assert kinds == [
+        ManagerJoined, JobsReceived, PlanMade, SupplyReceived, JobsReceived, PlanMade
+    ]  # fmt: skip
+    snapshot, made = events[1], events[2]
     assert isinstance(snapshot, JobsReceived)
     assert isinstance(made, PlanMade)
     assert (snapshot.whole, snapshot.seq) == (True, 10)
     assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10)])])
+
+
+def test_coming_and_going_of_managers_is_recorded() -> None:
+    """Quotas depend on who is there: each joins once and leaves once, restarts included."""
+    world = World(managers=2)
+    again = world.manager(0, incarnation=7)
+    again.hello()
+    keep_alive(world.driver, 2.0, again, world.job_manager)
+    events = [
+        (type(event), event.manager, event.incarnation)
+        for event in world.driver.take_events()
+        if isinstance(event, ManagerJoined | ManagerLeft)
+    ]
+    first = world.managers[0].incarnation
+    assert events == [
+        (ManagerJoined, 0, first),
+        (ManagerJoined, 1, first),
+        (ManagerLeft, 0, first),
+        (ManagerJoined, 0, 7),
+        (ManagerLeft, 1, first),
+    ]
+
+
+def test_first_plan_waits_for_the_managers_to_come_back() -> None:
+    """After a restart no manager gets the whole demand because it was the first to say hello."""
+    world = World(managers=0, settle_s=0.7)
+    world.snapshot(job(1, demand=10))
+    for number in range(3):
+        world.driver.advance(0.2)
+        manager = world.manager(number)
+        manager.hello()
+        world.managers.append(manager)
+    assert world.driver.take(Plan) == []
+    world.driver.advance(0.2)
+    quotas = [
+        round_.quota
+        for (plan,) in world.plans().values()
+        for group in plan.groups
+        for round_ in group.rounds
+    ]
+    assert len(quotas) == 3
+    assert sum(quotas) <= 10 + 2
+
+
+def test_number_of_managers_is_bounded() -> None:
+    """One more than PEERS_MAX is told so, and comes in when another one has gone."""
+    world = World(managers=0, jobs=False)
+    for number in range(PEERS_MAX):
+        world.manager(number).hello()
+    late = world.manager(PEERS_MAX)
+    late.hello()
+    assert str(PEERS_MAX) in world.driver.one(Reject).text
+    assert len(world.core.managers) == PEERS_MAX
+    world.driver.undeliverable(world.driver.take_sent(Welcome)[0])
+    world.driver.advance(0.0)
+    late.hello()
+    assert len(world.core.managers) == PEERS_MAX
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:
