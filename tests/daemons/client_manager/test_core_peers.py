@@ -199,6 +199,32 @@ def test_last_plan_stays_in_force_without_a_scheduler() -> None:
     assert "scheduler" in world.core.not_ready()
 
 
+def test_restarted_scheduler_does_not_double_the_quotas() -> None:
+    """Offers that are out, and grants that its plan does not know of, count against it, too."""
+    world = World()
+    world.plan(7, quota=3)
+    for device in (1, 2, 3):
+        world.check_in(device)
+    assert [jobs_of(answer.message) for answer in world.answers()] == [[7]] * 3
+    world.accept(1, 7)
+    world.grant(world.claim(), seq=5)
+    world.answers()
+    world.restart("scheduler")
+    world.check_in(4)
+    assert jobs_of(world.answer()) == []  # by the plan from before
+    world.versions = 0
+    world.plan(7, quota=3, seq=4)  # of a snapshot from before the grant
+    world.check_in(5)
+    assert jobs_of(world.answer()) == []
+    world.plan(7, quota=2, seq=5)
+    world.check_in(6)
+    assert jobs_of(world.answer()) == []  # two offers are out still
+    world.ask(2, Decline(rounds=[(7, 0)]), request=2)
+    world.answers()
+    world.check_in(8)
+    assert jobs_of(world.answer()) == [7]
+
+
 def test_beat_tells_the_scheduler_which_plan_is_in_force() -> None:
     """So a plan that got lost is noticed."""
     world = World()
