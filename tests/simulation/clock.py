@@ -11,13 +11,14 @@ from typing import Any, Final
 
 SECOND_NS: Final = 1_000_000_000
 MILLISECOND_NS: Final = 1_000_000
+START_NS: Final = 1_000 * SECOND_NS
 DONE_EVERY: Final = 8  # things done from one look at whether all is done to the next
 
 
 class Clock:
     """The one clock of a simulated world; ``now_ns`` moves only in :meth:`run`."""
 
-    def __init__(self, start_ns: int = 1_000 * SECOND_NS) -> None:
+    def __init__(self, start_ns: int = START_NS) -> None:
         self.now_ns = start_ns
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._asked = 0

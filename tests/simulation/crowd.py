@@ -40,8 +40,8 @@ class Crowd:
     def __init__(self, around: Surroundings, oracle: Oracle, master_key: bytes) -> None:
         self._around, self._oracle = around, oracle
         random = self._random = around.faults.random
-        self.jobs = [self._job_server(number) for number in range(random.randint(2, 4))]
-        self.devices = [self._device(number) for number in range(random.randint(9, 18))]
+        self.jobs = [self._job_server(number) for number in range(random.randint(3, 4))]
+        self.devices = [self._device(number) for number in range(random.randint(10, 16))]
         key = tokens.operator_key(master_key)
         self.operators = [Operator("operator", around, oracle, key)]
         self.strangers = [

@@ -54,7 +54,7 @@ class Device(Actor):
         yield from session.pause(self._random.uniform(0.0, 1.0))
         while not self.stopping:
             asked_ns = (yield NOW).now_ns
-            wait_s = self._random.uniform(1.0, 8.0)
+            wait_s = self._random.uniform(1.0, 5.0)
             try:
                 if self._by_hand:
                     assignment = yield from self._step_by_step(session, wait_s)
@@ -98,7 +98,7 @@ class Device(Actor):
         if self.misfortune(0.03):
             yield from self._accept_again(session, task)
         dropped, late = self.misfortune(0.04), self.misfortune(0.05)
-        work_s = task.lease_s * 1.3 if late else self._random.uniform(0.05, 0.3) * task.lease_s
+        work_s = task.lease_s * 1.3 if late else self._random.uniform(0.02, 0.15) * task.lease_s
         if not dropped:
             yield from session.pause(work_s * (1.0 if late else self.pace))
         outcome = Outcome.FAILED if self.misfortune(0.08) else Outcome.COMPLETED

@@ -106,8 +106,10 @@ class Faults:
 
     def tear(self, frames: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """The message as it arrives torn. What is left never reads as another valid message."""
+        if not frames:  # a stranger sent nothing at all: nothing can be torn
+            return frames
         random = self.random
-        which = random.randrange(len(frames)) if frames else 0
+        which = random.randrange(len(frames))
         frame = frames[which]
         match random.randrange(4):
             case 0:  # truncated: MessagePack notices always

@@ -24,6 +24,7 @@ from tests.simulation.trace import Trace
 
 SPINS_MAX: Final = 200  # wake-ups in a row for a due time that has passed already
 INBOX_MAX: Final = 100_000
+BEAT: Final = b"\xa4beat"  # in the header of a beat
 OVERHEARD_MAX: Final = 200  # requests of each outside link that strangers can repeat
 
 
@@ -70,6 +71,7 @@ class Host:
         self.retired = False
         self.resumed_ns = 0  # virtual time since which it has been running without a break
         self.steps = 0
+        self.busy = True  # the last step took or said more than beats
         self._make, self._around, self._store = make, around, store
         self._inbox: list[tuple[str, bytes, Frames]] = []
         self._news: list[tuple[int, str | None]] = []  # finished commits, and why one failed
@@ -191,7 +193,9 @@ class Host:
     def _batch(self, core: Core, now_ns: int) -> None:
         inbox, self._inbox = self._inbox, []
         news, self._news = self._news, []
+        self.busy = bool(news)
         for link, peer, frames in inbox:
+            self.busy = self.busy or not _is_beat(frames)
             core.receive(now_ns, link, peer, frames)
         for number, reason in news:
             if reason is None:
@@ -224,11 +228,13 @@ class Host:
             for effect in effects:
                 match effect:
                     case Send(link, peer, frames):
+                        self.busy = self.busy or not _is_beat(frames)
                         self.sending(effect)
                         if not self._around.network.send(self, link, peer, frames):
                             lost.append(effect)
                     case Commit():
                         assert self._store is not None, f"{self.name} has no store"
+                        self.busy = True
                         self._store.commit(effect)
                     case Record():
                         self.recorded(self, effect)
@@ -276,3 +282,7 @@ class Host:
 
     def _note(self, text: str) -> None:
         self._around.trace.note(self._around.clock.now_ns, f"{self.name} {text}")
+
+
+def _is_beat(frames: Frames) -> bool:
+    return len(frames) == 2 and BEAT in frames[0]

@@ -7,6 +7,8 @@ wanted devices then, however many there are.
 
 from __future__ import annotations
 
+from daemons.job_manager.core import JobManagerCore
+from daemons.job_manager.states import JOB_LIVE
 from daemons.scheduler.core import SchedulerCore
 from daemons.scheduler.jobs import JobTable
 from propius.core import Send
@@ -54,6 +56,13 @@ class News:
                 return
         self._told[header.session, seq] = dict(self._jobs)
         self._wanting[header.session, seq] = dict(self._wants)
+
+    def complete(self, core: JobManagerCore) -> None:
+        """Raise if all is said, and what was said is not what the job manager knows."""
+        said = core.scheduler.up and not core._snapshot_wanted and not len(core._outbox)
+        if said and core._said_seq == core._seq:
+            live = {job.job for job in core.book.jobs.values() if job.state in JOB_LIVE}
+            check(set(self._jobs) == live, "the scheduler was told of other jobs than", live)
 
     def planned(self, core: SchedulerCore, send: Send) -> None:
         """The scheduler sends a plan."""

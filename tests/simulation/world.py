@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -26,11 +24,12 @@ from daemons.load_balancer.core import LoadBalancerCore
 from daemons.scheduler.core import SchedulerCore
 from propius.core import Commit, Record, Send
 from propius.messages import encode_payload
-from tests.simulation.clock import SECOND_NS, Clock
+from tests.simulation.clock import SECOND_NS, START_NS, Clock
 from tests.simulation.cluster import LEASE_GRACE_S, SCHEMA, SILENCE_S, Cluster
 from tests.simulation.crowd import MARKER, PRIVATE_NAME, Crowd
 from tests.simulation.durable import LIVE_JOB_STATES, Durable, check
-from tests.simulation.faults import Fault, Faults
+from tests.simulation.faults import Faults
+from tests.simulation.figures import Run
 from tests.simulation.front import Front
 from tests.simulation.host import Host, InvariantError, Surroundings
 from tests.simulation.nemesis import Mortal, Nemesis
@@ -40,7 +39,7 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.store import VirtualStore
 from tests.simulation.trace import Trace
 
-FAULTS_S: Final = 45.0  # how long faults rain
+FAULTS_S: Final = 25.0  # how long faults rain
 LIVENESS_S: Final = 240.0  # after them, how long all jobs may take to finish
 LAST_S: Final = 20  # after all have gone, how long something may still be kept for them
 LEFTOVERS: Final = frozenset(
@@ -60,24 +59,6 @@ PROMISED: Final = frozenset(
 )  # fmt: skip
 """Gauges that are zero when a daemon has drained: nobody is left waiting for it."""
 THOROUGH_EVERY: Final = 16  # steps of a core, from one look at all that it keeps to the next
-
-
-@dataclass
-class Run:
-    """What one seed did."""
-
-    seed: int
-    digest: str = ""  # of every message and fault
-    decisions: str = ""  # of all that the job manager decided, and when
-    delivered: int = 0
-    steps: int = 0
-    virtual_s: float = 0.0
-    rounds: int = 0
-    offers: int = 0
-    assignments: int = 0
-    reports: int = 0
-    faults: Counter[Fault] = field(default_factory=Counter)
-    coverage: Counter[tuple[str, Fault]] = field(default_factory=Counter)
 
 
 class SeedError(AssertionError):
@@ -135,12 +116,15 @@ class World:
             seed, self.around, self.store, self.oracle, self.master_key, Random(f"wall {wall_seed}")
         )
         self.cluster.made = self._watch
-        self.cluster.build(managers=self.random.randint(1, 3))
+        self.managers = self.random.randint(1, 3)
+        self.cluster.build(self.managers)
         self.crowd = Crowd(self.around, self.oracle, self.master_key)
         self.crowd.connect(self.cluster)
         self.jobs, self._decisions = self.crowd.jobs, hashlib.blake2b(digest_size=16)
         self.store.applied = self._applied
+        self.pause_s = self.random.uniform(0.25, 1.0)  # between two large faults
         self.nemesis = self._nemesis()
+        self.faults_end_ns = self.clock.now_ns
 
     def _nemesis(self) -> Nemesis:
         crowd, cluster = self.crowd, self.cluster
@@ -151,7 +135,7 @@ class World:
             self.store,
             mortals,
             cluster.reboot,
-            pause_s=self.random.uniform(0.5, 2.5),
+            pause_s=self.pause_s,
             join=cluster.join,
             leave=cluster.leave,
         )
@@ -166,6 +150,7 @@ class World:
             self.clock.after(self.random.randrange(3 * SECOND_NS), actor.start)
         self._run(FAULTS_S if self.faults.active else 0.0, self._jobs_finished)
         self.trace.note(self.clock.now_ns, "faults end")
+        self.faults_end_ns = self.clock.now_ns
         self.nemesis.stop()
         if not self._run(LIVENESS_S, self._jobs_finished):
             raise InvariantError(f"not finished {LIVENESS_S:g} s after faults: {self._left()}")
@@ -192,8 +177,14 @@ class World:
             decisions=self._decisions.hexdigest(),
             delivered=self.network.delivered,
             steps=sum(host.steps for host in self.cluster.hosts.values()),
-            virtual_s=self.clock.now_ns / SECOND_NS - 1_000,
-            rounds=len(self.oracle.rounds_finished),
+            virtual_s=(self.clock.now_ns - START_NS) / SECOND_NS,
+            faults_s=(self.faults_end_ns - START_NS) / SECOND_NS,
+            pause_s=self.pause_s,
+            message_rate=sum(self.faults.rates.values()),
+            managers=self.managers,
+            rounds_asked=sum(job.terms.rounds for job in self.jobs),
+            jobs_cut_short=sum(job.rounds_seen < job.terms.rounds for job in self.jobs),
+            rounds=len(self.durable.rounds_over),
             offers=self.oracle.offers,
             assignments=self.oracle.assignments,
             reports=self.oracle.reports,
@@ -235,18 +226,22 @@ class World:
     def _stepped(self, host: Host) -> None:
         core = host.core
         thorough = host.steps % THOROUGH_EVERY == 0
+        checked = host.busy or thorough  # beats alone change nothing that is looked at
         if isinstance(core, SchedulerCore):
-            core.check_invariants()
+            if checked:
+                core.check_invariants()
             self.news.compare(core.jobs)
             return
         assert isinstance(core, JobManagerCore | ClientManagerCore | LoadBalancerCore)
-        core.check_invariants(thorough=thorough)
+        if checked:
+            core.check_invariants(thorough=thorough)
         if isinstance(core, LoadBalancerCore):
             self.front.stepped(host, core)
         elif isinstance(core, JobManagerCore):
             self.oracle.job_manager_stepped(core)
-            if not core.commits_under_way and not core.book.changes:
+            if checked and not core.commits_under_way and not core.book.changes:
                 self._compare(core.book)
+                self.news.complete(core)
 
     def _planned(self, host: Host, send: Send) -> None:
         assert isinstance(host.core, SchedulerCore)
