@@ -48,7 +48,7 @@ FLEET: Final = 1_000
 JOBS: Final = 2_000
 TRY_MS: Final = 100
 DAEMONS: Final = ("scheduler", "job_manager", "load_balancer", "client_manager-0")
-UNHURRIED_START_S: Final = 0.6  # of a daemon's `--check`, on a machine that does nothing else
+UNHURRIED_START_S: Final = 0.5  # of a daemon's `--check`, on a machine that does nothing else
 
 
 @dataclass
