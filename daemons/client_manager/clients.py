@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from daemons.client_manager.answers import Answers, refusal
 from daemons.client_manager.exchanges import Exchange, Exchanges, Stage, digest_of
 from daemons.client_manager.outbox import Outbox, OutboxLimits
@@ -296,6 +298,7 @@ class Clients:
         # -1: the check-in was forgotten in a crowd. The matcher still knows what it offered.
         device, own = exchange.device, exchange.offer_session in {exchange.session, -1}
         if len(self.claims) >= self.settings.claims_max:
+            self.core.count("accepts_put_off")
             text = "too many claims are under way; ask again"
             self.answers.give(now_ns, exchange, self.answers.busy(now_ns, exchange, text))
             return
@@ -344,6 +347,7 @@ class Clients:
         if self.reports.add(now_ns, item):
             exchange.stage, exchange.reply = Stage.ASKED, None
         else:
+            self.core.count("reports_put_off")
             text = "too many reports are under way; ask again"
             self.answers.give(now_ns, exchange, self.answers.busy(now_ns, exchange, text))
 
@@ -397,6 +401,9 @@ class Clients:
         if answer.code is ErrorCode.BUSY:
             text = "the job manager can store nothing now; ask again"
             answer = self.answers.busy(now_ns, exchange, text)
+        elif answer.code is ErrorCode.LIMIT:
+            busy = self.answers.busy(now_ns, exchange, answer.text)
+            answer = msgspec.structs.replace(busy, code=answer.code)
         self.answers.give(now_ns, exchange, answer)
 
     def _busy_answer(self, now_ns: int, device: str, session: int, request: int) -> None:
