@@ -41,6 +41,7 @@ class Stranger:
         self._pause_s = pause_s
         self._random: Random = around.faults.random
         self._forged: dict[tuple[str, int, int], str] = {}  # what was made up → its kind
+        self._true: dict[tuple[str, int, int], None] = {}  # what was replayed: may be answered
         self._requests = 0
         self._tricks: list[Trick] = [
             self._garbage, self._wrong_kind, self._broken_body, self._accept_unoffered,
@@ -85,7 +86,9 @@ class Stranger:
         self.around.network.send(self, link, b"", frames)
 
     def _forge(self, link: str, header: Header, payload: bytes) -> None:
-        self._forged[link, header.session, header.request] = header.kind
+        key = (link, header.session, header.request)
+        if key not in self._true:
+            self._forged[key] = header.kind
         self._send(link, (messages.encode_header(header), payload))
 
     def _say(self, link: str, message: Message, *, sender: str = "", like: Header | None) -> None:
@@ -116,7 +119,7 @@ class Stranger:
     def _garbage(self) -> None:
         """Frames of any number, of anything."""
         random = self._random
-        frames = tuple(random.randbytes(random.randrange(60)) for _ in range(random.randrange(5)))
+        frames = tuple(random.randbytes(random.randrange(60)) for _ in range(random.randint(1, 4)))
         self._send(random.choice(OUTSIDE + INSIDE), frames)
 
     def _wrong_kind(self) -> None:
@@ -165,7 +168,9 @@ class Stranger:
         if frames is None:
             return
         header = decode_header(frames[0])
-        self._forged.pop((link, header.session, header.request), None)  # may be answered truly
+        key = (link, header.session, header.request)
+        self._true[key] = None
+        self._forged.pop(key, None)
         self.oracle.replayed(header, frames)
         self._send(link, frames)
 
