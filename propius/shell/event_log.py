@@ -6,7 +6,7 @@ length and so many bytes of MessagePack ``[now_ns, kind, payload]``, where paylo
 begins a new segment when it starts and when one has grown to 64 MiB; it never changes an old one.
 
 The writer gathers the records of one turn of the loop and appends them with one call. If the disk
-is full the log is closed, with one line in the program's log and a figure: decisions do not depend on
+is full the log is closed, with one line in the program's log and a figure: no decision depends on
 it. It stays closed until the next start, also when there is room: a log that ends is true as far as
 it goes, one with a hole would be replayed wrongly.
 """
