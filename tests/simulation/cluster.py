@@ -26,7 +26,7 @@ from tests.simulation.host import Host, Surroundings
 from tests.simulation.oracle import Oracle
 from tests.simulation.store import VirtualStore
 
-SILENCE_S: Final = 60.0  # of a job, until it is expired
+SILENCE_S: Final = 25.0  # of a job, until it is expired
 LEASE_GRACE_S: Final = 2.0
 MANAGERS_MAX: Final = 5  # that run at once
 POLICIES: Final = ("fifo", "random", "srsf", "irs")
