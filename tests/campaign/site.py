@@ -110,7 +110,6 @@ class Site:
         self.state = folder / "state"
         self.events = folder / "events"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.starts = 0
         self.ports = dict(
             zip(
                 (
@@ -149,7 +148,6 @@ class Site:
             self.processes[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
-        self.starts += 1
 
     def send(self, name: str, number: int) -> None:
         """Send a daemon a signal."""
@@ -181,10 +179,6 @@ class Site:
             until(lambda name=name: self.status(name).state == "ready", f"{name} ready")  # type: ignore[misc]
         for link in ("clients", "jobs"):
             until(lambda link=link: answers(self.ports[f"via-{link}"]), f"answer on {link}")  # type: ignore[misc]
-
-    def open_ports(self) -> list[str]:
-        """The ports on which somebody listens."""
-        return [name for name, port in self.ports.items() if listens(port)]
 
     def end(self) -> None:
         """Kill what is left, also what is frozen."""
