@@ -234,6 +234,17 @@ def test_the_wal_is_emptied_when_it_is_long(folder: Path, monkeypatch: pytest.Mo
 # --- other damage ---------------------------------------------------------------------------------
 
 
+def test_a_database_cut_under_its_wal(folder: Path) -> None:
+    """What the WAL has is there; what only the database had is missed, and the store refused."""
+    written = write(folder, "under.db", 10, seed=14, keys=300)
+    refused = 0
+    for size in telling_bytes(written.db, PAGE, 0):
+        loaded = opened(folder / "cut.db", written.db[:size], written.wal)
+        assert loaded is None or loaded == written.states[-1], f"cut at {size}"
+        refused += loaded is None
+    assert refused
+
+
 def test_an_empty_database_is_not_a_new_one(folder: Path, written: Written) -> None:
     """SQLite would throw the WAL away and begin with nothing."""
     assert opened(folder / "empty.db", b"", written.wal) is None
