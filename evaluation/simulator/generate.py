@@ -7,7 +7,8 @@ traces; nothing was fitted to anybody's rows:
   density over its local time of day that is ``1 + amplitude · cos`` around ``peak_hour``.
 * *How long.* Log-normal around ``session_median_s``; a share ``long_share`` of the sessions (phones
   on their chargers) follows a Pareto law from ``long_min_s`` on instead; all are cut at
-  ``session_max_s``. Sessions that start at night (local 22 to 6 o'clock) are ``night_factor`` longer.
+  ``session_max_s``. Sessions that start at night (22 to 6 o'clock, local) are ``night_factor``
+  times as long.
 * *How fast.* Milliseconds for a unit of computation, and kbit/s: log-normal, independent of each
   other.
 * *For which jobs.* Five signatures over the paper's four classes of requirement (1 general,
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import IO, Final, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,14 +206,13 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with draft.open("wb") as raw:
+            out: IO[bytes] = raw
             if path.suffix == ".gz":
                 # Neither name nor time inside: the same trace is the same bytes.
-                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as packed:
-                    with io.TextIOWrapper(packed, encoding="ascii", newline="") as text:
-                        yield text
-            else:
-                with io.TextIOWrapper(raw, encoding="ascii", newline="") as text:
-                    yield text
+                packed = gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0)
+                out = cast("IO[bytes]", packed)
+            with out, io.TextIOWrapper(out, encoding="ascii", newline="") as text:
+                yield text
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
