@@ -1,28 +1,46 @@
 """The compiled engine. Import it through `propius.engine`, where the words are explained."""
 
-from typing import Final, final
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Final, final
+
+from typing_extensions import Buffer
 
 __all__ = [
     "POLICIES",
+    "REFERENCE_POLICIES",
+    "REFERENCE_RULES",
     "DeviceClaiming",
     "EngineError",
     "InvariantBroken",
+    "JobsError",
     "Matcher",
     "MatcherFull",
     "Plan",
     "Planner",
+    "PolicyError",
+    "SimulationStopped",
+    "Trace",
+    "TraceError",
     "__version__",
     "build_profile",
+    "simulate",
 ]
 
 build_profile: Final[str]
 __version__: Final[str]
 POLICIES: Final[list[str]]
+REFERENCE_POLICIES: Final[list[str]]
+REFERENCE_RULES: Final[list[tuple[str, str]]]
 
 class EngineError(ValueError): ...
 class MatcherFull(EngineError): ...
 class DeviceClaiming(EngineError): ...
 class InvariantBroken(EngineError): ...
+class TraceError(EngineError): ...
+class JobsError(EngineError): ...
+class PolicyError(EngineError): ...
+class SimulationStopped(EngineError): ...
 
 @final
 class Matcher:
@@ -123,3 +141,35 @@ class Plan:
     def managers(self) -> list[int]: ...
     def quotas(self, manager: int) -> list[int]: ...
     def explain(self) -> str: ...
+
+@final
+class Trace:
+    @staticmethod
+    def load_csv(path: str | PathLike[str]) -> Trace: ...
+    @staticmethod
+    def from_columns(
+        start_s: Buffer,
+        end_s: Buffer,
+        computation: Buffer,
+        communication: Buffer,
+        classes: Buffer,
+    ) -> Trace: ...
+    def save_csv(self, path: str | PathLike[str]) -> None: ...
+    @property
+    def period_s(self) -> float: ...
+    @property
+    def classes(self) -> list[int]: ...
+    def __len__(self) -> int: ...
+
+def simulate(
+    trace: Trace,
+    jobs: Sequence[dict[str, Any]],
+    *,
+    policy: str,
+    policy_options: Mapping[str, float] | None = None,
+    seed: int = 0,
+    semantics: str = "propius",
+    repeat: int | None = None,
+    rules: Sequence[str] = (),
+    progress: Callable[[int], bool | None] | None = None,
+) -> dict[str, Any]: ...

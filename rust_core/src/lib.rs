@@ -21,10 +21,14 @@ pub mod matcher;
 pub mod planner;
 pub mod policy;
 mod random;
+pub mod reference;
 mod requirement;
+pub mod simulator;
 
 #[cfg(feature = "python")]
 mod python;
+#[cfg(feature = "python")]
+mod python_simulator;
 
 pub use error::{Error, Result};
 pub use requirement::{check_vector, meets};

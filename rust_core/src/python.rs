@@ -482,11 +482,17 @@ mod _core {
     use super::{
         DeviceClaiming, EngineError, InvariantBroken, MatcherFull, PyMatcher, PyPlan, PyPlanner,
     };
+    #[pymodule_export]
+    use crate::python_simulator::{
+        JobsError, PolicyError, PyTrace, SimulationStopped, TraceError, simulate,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("build_profile", crate::BUILD_PROFILE)?;
         module.add("__version__", crate::VERSION)?;
-        module.add("POLICIES", crate::policy::names().collect::<Vec<_>>())
+        module.add("POLICIES", crate::policy::names().collect::<Vec<_>>())?;
+        module.add("REFERENCE_POLICIES", crate::reference::POLICIES.to_vec())?;
+        module.add("REFERENCE_RULES", crate::python_simulator::reference_rules())
     }
 }
