@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -61,8 +61,13 @@ def simulate(
         ),
     ] = "propius",
     repeat: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Replay the trace so many times, end to end.")
-    ] = 1,
+        int,
+        typer.Option(
+            min=0,
+            max=100_000,
+            help="Replay the trace so many times, end to end; 0: until every job has finished.",
+        ),
+    ] = 0,
     scale: Annotated[
         str, typer.Option(help="Of a named workload: small (a tenth) or full (as published).")
     ] = "small",
@@ -86,7 +91,7 @@ def simulate(
 
     Example: propius trace generate --preset small --out clients.csv.gz
     then:    propius simulate --clients clients.csv.gz --jobs even --policy random --policy irs
-             --seeds 1-5 --repeat 12
+             --seeds 1-5
     """
     with refusals():
         policies = list(dict.fromkeys(policy or ["random", "irs"]))
@@ -98,7 +103,7 @@ def simulate(
             policies=policies,
             seeds=parse_seeds(seeds),
             semantics=parse_semantics(semantics),
-            repeat=repeat,
+            repeat=repeat or None,
             policy_options=parse_options(option or []),
         )
         trace = load_trace(clients, grid.jobs)
@@ -113,7 +118,7 @@ def simulate(
     if as_json_:
         typer.echo(document)
         return
-    title = f"{jobs} on {clients.name} × {repeat}, {len(grid.seeds)} seeds, {semantics} semantics"
+    title = f"{jobs} on {clients.name}, {len(grid.seeds)} seeds, {semantics} semantics"
     console = Console()
     console = console if console.is_terminal else Console(width=TABLE_WIDTH)
     console.print(comparison_table(summaries, chosen, title))
@@ -143,16 +148,15 @@ def _refuse(why: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def load_trace(path: Path, jobs: list[SimulatedJob] | None = None) -> Trace:
+def load_trace(path: Path, jobs: Sequence[SimulatedJob] = ()) -> Trace:
     """Read a trace, and see that it has a client for every job.
 
     Raises EngineError for a file that cannot be used, PropiusError for a job that nobody can serve.
     """
     trace = Trace.load_csv(str(path))
-    met = {int(digit) for digits, _count in trace.signatures() for digit in digits}
-    for number, job in enumerate(jobs or [], 1):
-        if job.requirement not in met:
-            have = ", ".join(map(str, sorted(met))) or "none"
+    for number, job in enumerate(jobs, 1):
+        if job.requirement not in trace.classes:
+            have = ", ".join(map(str, trace.classes)) or "none"
             raise PropiusError(
                 f"job {number}: requirement {job.requirement}: no client of {path} meets it; "
                 f"its clients meet {have}"

@@ -34,7 +34,8 @@ class Grid:
     policies: Sequence[str]
     seeds: Sequence[int]
     semantics: str = "propius"
-    repeat: int = 1
+    repeat: int | None = None
+    """How often the trace is replayed, end to end; None: until every job has finished."""
     policy_options: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from evaluation.simulator.grid import Grid, Progress, run_grid
 from evaluation.simulator.workloads import WORKLOADS, load_jobs
-from propius.engine import REFERENCE_STEPS, Trace
+from propius.engine import REFERENCE_RULES, Trace
 from propius.errors import PropiusError
 
 __all__ = [
@@ -39,8 +39,6 @@ __all__ = [
 POLICIES_COMPARED: Final = ("random", "fifo", "srsf", "irs")
 AGREEMENT_MAX: Final = {"random": 0.04, "fifo": 0.015, "srsf": 0.015, "irs": 0.015}
 """How far the mean may be from the reference's; random differs that much between seeds."""
-REPEAT: Final = 1_000
-"""A run ends with its last job, so this only bounds the trace of one that never would."""
 
 PAPER: Final[dict[str, dict[str, float]]] = {
     "even": {"fifo": 1.38, "srsf": 1.69, "irs": 1.87},
@@ -154,14 +152,13 @@ def steps(
         "all rules of the reference",
         _run_step(trace, workload, seeds, policies, ours),
     )
-    for name, what in REFERENCE_STEPS:
+    for name, what in REFERENCE_RULES:
         ours.append(name)
         yield Step(name, what, _run_step(trace, workload, seeds, policies, ours))
     grid = Grid(
         jobs=load_jobs(workload),
         policies=policies,
         seeds=seeds,
-        repeat=REPEAT,
     )
     means = _means(run_grid(trace, grid))
     yield Step("propius", "the engine of the daemons", means)
@@ -182,7 +179,6 @@ def reference_grid(
         policies=policies,
         seeds=seeds,
         semantics="venn-reference",
-        repeat=REPEAT,
         settings={"rules": list(ours)} if ours else {},
     )
 

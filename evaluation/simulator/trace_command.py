@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from evaluation.simulator.command import load_trace, refusals
 from evaluation.simulator.generate import PRESETS, generate, write_csv
@@ -69,24 +68,17 @@ def info(
     """Read a trace, check every row, and say what is in it."""
     with refusals():
         loaded = load_trace(trace)
-    signatures = loaded.signatures()
     facts = {
         "checkins": len(loaded),
-        "start_s": loaded.start_s,
-        "end_s": loaded.end_s,
-        "checkins_per_s": len(loaded) / max(1.0, loaded.end_s - loaded.start_s),
-        "signatures": [{"requirements": digits, "checkins": n} for digits, n in signatures],
+        "period_s": loaded.period_s,
+        "checkins_per_s": len(loaded) / loaded.period_s,
+        "requirements": loaded.classes,
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
-    table = Table(title=f"{trace}: {len(loaded):,} check-ins", title_justify="left")
-    table.add_column("meets requirements")
-    table.add_column("check-ins", justify="right")
-    table.add_column("share", justify="right")
-    for digits, count in signatures:
-        table.add_row(" ".join(digits) or "none", f"{count:,}", f"{count / len(loaded):.1%}")
-    console = Console()
-    console.print(table)
-    span = duration(loaded.end_s - loaded.start_s)
-    console.print(f"starts over {span}, {facts['checkins_per_s']:.2f} check-ins/s")
+    classes = ", ".join(map(str, loaded.classes)) or "none"
+    typer.echo(
+        f"{trace}: {len(loaded):,} check-ins in {duration(loaded.period_s)}, "
+        f"{facts['checkins_per_s']:.2f} a second; requirements that clients meet: {classes}"
+    )

@@ -52,7 +52,9 @@ class JobListError(PropiusError):
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 
 
-class SimulatedJob(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SimulatedJob(
+    Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """One job of a simulation.
 
     ``start_s``: when it arrives; ``participants``: devices of a round; ``rounds``: until it is
@@ -62,8 +64,8 @@ class SimulatedJob(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``kind``: ``sync`` rounds end with enough reports, or at the deadline, and are tried again if
     that was too few; ``refill`` rounds have no deadline and replace devices that fail; ``async``
-    jobs keep ``participants`` devices at work and count a round for every ``buffer`` reports that
-    are at most ``staleness`` rounds old.
+    jobs keep ``participants`` devices at work and count a round for every ``buffer`` reports (all
+    participants, if not given) that are at most ``staleness`` rounds old (any, if not given).
 
     >>> SimulatedJob(start_s=0, participants=10, rounds=3, deadline_s=300, requirement=1).kind
     'sync'
@@ -78,8 +80,8 @@ class SimulatedJob(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     workload: Positive = 30.0
     communication: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
     kind: Literal["sync", "refill", "async"] = "sync"
-    buffer: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
-    staleness: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    buffer: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    staleness: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
 
     def check(self) -> str:
         """What is wrong with the fields taken together; empty if nothing."""
@@ -87,9 +89,9 @@ class SimulatedJob(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return "a sync job needs a deadline_s above 0 (kind refill has none)"
         if self.kind != "sync" and self.deadline_s != 0:
             return f"a {self.kind} job has no deadline_s"
-        if self.kind == "async" and not 1 <= self.buffer <= self.participants:
-            return "an async job needs a buffer of 1 to participants"
-        if self.kind != "async" and (self.buffer or self.staleness):
+        if self.kind == "async" and (self.buffer or 0) > self.participants:
+            return f"a buffer of {self.buffer} is never full with {self.participants} participants"
+        if self.kind != "async" and (self.buffer, self.staleness) != (None, None):
             return f"a {self.kind} job has neither buffer nor staleness"
         return ""
 
