@@ -171,5 +171,9 @@ def simulate(
     semantics: str = "propius",
     repeat: int | None = None,
     rules: Sequence[str] = (),
+    period_s: float | None = None,
+    managers: int = 1,
+    replan_s: float = 300.0,
+    plan_gap_s: float = 0.02,
     progress: Callable[[int], bool | None] | None = None,
 ) -> dict[str, Any]: ...

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
 use crate::python::EngineError;
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
-    CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError, Trace,
+    self, CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError,
+    SimulatorConfig, Trace,
 };
 
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
@@ -116,9 +116,11 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 /// Runs one policy with one seed.
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
-    repeat=None, rules=Vec::new(), progress=None),
+    repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
+    progress=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
-        repeat=None, rules=(), progress=None)")]
+        repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
+        progress=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -130,6 +132,10 @@ pub(crate) fn simulate(
     semantics: &str,
     repeat: Option<u32>,
     rules: Vec<String>,
+    period_s: Option<f64>,
+    managers: u32,
+    replan_s: f64,
+    plan_gap_s: f64,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
@@ -146,9 +152,26 @@ pub(crate) fn simulate(
             let config = reference_config(&policy, &options, seed, repeat, &rules)?;
             py.detach(|| reference::run(&trace, &list, &config, &mut told))
         }
+        "propius" => {
+            if let Some(rule) = rules.first() {
+                let text = format!("rule {rule:?} is one of venn-reference, propius has its own");
+                return Err(EngineError::new_err(text));
+            }
+            let config = SimulatorConfig {
+                policy_options: options,
+                seed,
+                repeat: repeat.unwrap_or(REPEAT_MAX),
+                period_s,
+                managers,
+                replan_s,
+                plan_gap_s,
+                ..SimulatorConfig::new(&policy)
+            };
+            py.detach(|| simulator::run(&trace, &list, &config, &mut told))
+        }
         other => {
             let text = format!("unknown semantics {other:?}, known are propius, venn-reference");
-            return Err(PyValueError::new_err(text));
+            return Err(EngineError::new_err(text));
         }
     };
     if let Some(error) = failed {

@@ -1,6 +1,7 @@
 //! The baselines of the reference: they know the demand of each job and nothing of supply.
 
 use super::engine::{Client, Scheduler};
+use super::served::ServedJobs;
 use crate::random::SplitMix64;
 use crate::simulator::SimulatedJob;
 
@@ -93,7 +94,7 @@ pub(super) struct RandomOrder {
     demands: Demands,
     lots: Vec<Option<u64>>,
     order: Vec<u32>,
-    served: ServedSet,
+    served: ServedJobs,
     random: SplitMix64,
 }
 
@@ -103,7 +104,7 @@ impl RandomOrder {
             demands: Demands::new(jobs),
             lots: vec![None; jobs.len()],
             order: Vec::new(),
-            served: ServedSet::default(),
+            served: ServedJobs::new(),
             random: SplitMix64::new(seed),
         }
     }
@@ -145,46 +146,6 @@ impl Scheduler for RandomOrder {
         if is_done {
             self.demands.clear(job);
         }
-    }
-}
-
-/// The jobs that are being served. The reference keeps them in a hash set of small integers and
-/// serves the first of them in the order of its table, which is by the number modulo the size of
-/// the table. The table is made anew, for four times the jobs in it, when three fifths of its places
-/// were used, also by jobs that have left.
-#[derive(Debug)]
-struct ServedSet {
-    /// By number modulo the size of the table.
-    jobs: Vec<u32>,
-    size: u32,
-    /// Places of the table that were ever used since it last grew.
-    used: u32,
-}
-
-impl Default for ServedSet {
-    fn default() -> Self {
-        Self { jobs: Vec::new(), size: 8, used: 0 }
-    }
-}
-
-impl ServedSet {
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.jobs.iter().copied()
-    }
-
-    fn insert(&mut self, job: u32) {
-        self.used += 1;
-        self.jobs.push(job);
-        if self.used * 5 >= (self.size - 1) * 3 {
-            self.used = u32::try_from(self.jobs.len()).expect("jobs are numbered by u32");
-            self.size = 8.max((4 * self.used + 1).next_power_of_two());
-        }
-        let size = self.size;
-        self.jobs.sort_by_key(|job| (job % size, *job));
-    }
-
-    fn remove(&mut self, job: u32) {
-        self.jobs.retain(|known| *known != job);
     }
 }
 

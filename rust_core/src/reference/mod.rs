@@ -26,6 +26,7 @@ mod engine;
 mod irs;
 mod job;
 mod rules;
+mod served;
 mod waiting;
 
 use crate::random::draw;

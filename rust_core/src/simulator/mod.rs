@@ -3,15 +3,18 @@
 //! Not here: what only reproduces the published reference simulator (see [`crate::reference`]).
 //! Read next: `driver.rs`, for what a session and a round do.
 
+mod driver;
 mod heap;
 mod jobs;
 mod results;
+mod rounds;
 mod trace;
 
 use std::fmt;
 
 use crate::Error;
 
+pub use driver::{SimulatorConfig, run};
 pub(crate) use heap::EventHeap;
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob};
