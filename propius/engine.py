@@ -25,8 +25,8 @@ changed nothing, but `MatcherFull` comes after the check-in was counted as suppl
     ├── DeviceClaiming          the device's last claim is not decided yet
     ├── TraceError              a trace is wrong: file and row
     ├── JobsError               a job list is wrong: the number of the job
-    ├── PolicyError             a policy failed, or there is none of that name
     ├── SimulationStopped       the caller's `progress` said False
+    ├── PolicyError             the policy failed; live, the last plan stays
     └── InvariantBroken         a bug, found by Matcher.check()
 
 Not here: slots and leases (the job manager), and messages. Read next: `rust_core/src/lib.rs`.
@@ -52,6 +52,7 @@ from typing import TypeAlias
 try:
     from propius._core import (
         POLICIES,
+        POLICY_OPTIONS,
         REFERENCE_POLICIES,
         REFERENCE_RULES,
         DeviceClaiming,
@@ -77,6 +78,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = [
     "POLICIES",
+    "POLICY_OPTIONS",
     "REFERENCE_POLICIES",
     "REFERENCE_RULES",
     "DeviceClaiming",
@@ -93,6 +95,7 @@ __all__ = [
     "SimulationStopped",
     "SupplyBucket",
     "Task",
+    "Tier",
     "Trace",
     "TraceError",
     "__version__",
@@ -105,8 +108,12 @@ __all__ = [
 Task: TypeAlias = tuple[int, int]
 """(job, round): what an offer lists."""
 
-PlanRound: TypeAlias = tuple[int, int, int, int]
-"""(job, round, rank, quota) where a matcher applies it; a `Plan` has `remaining` last."""
+Tier: TypeAlias = tuple[float, float | None]
+"""(min, max): the devices with ``min <= option < max``; None = no bound."""
+
+PlanRound: TypeAlias = tuple[int, int, int, int, Tier | None, int]
+"""(job, round, rank, quota, tier, part) where a matcher applies it; a `Plan` has `remaining` in the
+place of the quota."""
 
 PlanGroup: TypeAlias = tuple[int, list[float], list[PlanRound]]
 """(requirement id, its vector, its rounds in the order in which they are served)."""
@@ -125,7 +132,10 @@ def groups_for(plan: Plan, manager: int) -> list[PlanGroup]:
         (
             requirement_id,
             vector,
-            [(job, number, rank, next(quotas)) for job, number, rank, _ in rounds],
+            [
+                (job, number, rank, next(quotas), tier, part)
+                for job, number, rank, _, tier, part in rounds
+            ],
         )
         for requirement_id, vector, rounds in plan.groups
     ]
@@ -145,4 +155,6 @@ def apply_plan(matcher: Matcher, now_ns: int, plan: Plan, *, manager: int, seq: 
         groups=groups_for(plan, manager),
         preferences=plan.preferences,
         fallback=plan.fallback,
+        shuffle=plan.shuffle,
+        partitions=plan.partitions,
     )

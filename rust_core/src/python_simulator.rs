@@ -10,7 +10,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
-use crate::python::EngineError;
+use crate::python::{EngineError, PolicyError};
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
     self, CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError,
@@ -19,7 +19,6 @@ use crate::simulator::{
 
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
 pyo3::create_exception!(propius._core, JobsError, EngineError, "A job list is wrong.");
-pyo3::create_exception!(propius._core, PolicyError, EngineError, "A policy failed or is unknown.");
 pyo3::create_exception!(propius._core, SimulationStopped, EngineError, "`progress` said False.");
 
 impl From<SimulationError> for PyErr {

@@ -15,6 +15,7 @@ fn group(id: u32, bound: f64, rounds: &[(u64, u32, u32)]) -> PlanGroup {
         key: round(*job),
         rank: *rank,
         quota: *quota,
+        ..Default::default()
     });
     PlanGroup { requirement_id: id, vector: vec![bound], rounds: rounds.collect() }
 }

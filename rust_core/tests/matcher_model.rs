@@ -77,7 +77,7 @@ fn a_plan() -> impl Strategy<Value = PlanUpdate> {
                 if groups.iter().flat_map(|g| &g.rounds).any(|round| round.key == key) {
                     continue;
                 }
-                let round = PlanRound { key, rank, quota };
+                let round = PlanRound { key, rank, quota, ..Default::default() };
                 match groups.iter_mut().find(|group| group.requirement_id == id) {
                     Some(group) => group.rounds.push(round),
                     None => groups.push(PlanGroup {
@@ -94,7 +94,7 @@ fn a_plan() -> impl Strategy<Value = PlanUpdate> {
             let signature = |spec: usize| eligible_ids(&groups, &SPECS[spec]);
             let preferences = preferences.into_iter().map(|(s, o)| (signature(s), known(o)));
             let (preferences, fallback) = (preferences.collect(), known(fallback));
-            PlanUpdate { version, seq, ranked, groups, preferences, fallback }
+            PlanUpdate { version, seq, ranked, groups, preferences, fallback, ..Default::default() }
         },
     )
 }

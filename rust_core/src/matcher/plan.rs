@@ -10,7 +10,7 @@ use crate::requirement::RequirementTable;
 use crate::{Error, RequirementId, Result, RoundKey, check_vector};
 
 /// A round in a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PlanRound {
     /// Which round.
     pub key: RoundKey,
@@ -18,6 +18,10 @@ pub struct PlanRound {
     pub rank: u32,
     /// How many devices of this manager it may hold beyond those that the plan has seen.
     pub quota: u32,
+    /// Only devices with `min <= option < max` (None = no bound) are offered it.
+    pub tier: Option<(f64, Option<f64>)>,
+    /// If devices are divided into [`PlanUpdate::partitions`], those of this part are offered it.
+    pub part: u32,
 }
 
 /// The rounds with one requirement, in the order in which they are served.
@@ -47,6 +51,11 @@ pub struct PlanUpdate {
     pub preferences: Vec<(Vec<RequirementId>, Vec<RequirementId>)>,
     /// The order of groups for all other signatures.
     pub fallback: Vec<RequirementId>,
+    /// Every client goes through its eligible rounds in an order of its own, drawn from this, the
+    /// device and the version.
+    pub shuffle: Option<u64>,
+    /// A device belongs to one of so many parts and is offered the rounds of its part; 0 = none.
+    pub partitions: u32,
 }
 
 impl PlanUpdate {
@@ -155,7 +164,7 @@ impl CurrentPlan {
     ) {
         let index = to_u32(self.groups.len());
         let first = to_u32(self.slots.len());
-        for PlanRound { key, rank, quota } in group.rounds.iter().copied() {
+        for PlanRound { key, rank, quota, .. } in group.rounds.iter().copied() {
             let available = i64::from(quota) - ledger.taken(key);
             let since = old.since(key).unwrap_or(self.plans_applied);
             self.slot_of.insert(key, to_u32(self.slots.len()));
