@@ -100,15 +100,17 @@ fn ids(list: Vec<Nat<u32>>) -> Vec<u32> {
     list.into_iter().map(|id| id.0).collect()
 }
 
-type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>);
+type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<matcher::Tier>, Nat<u32>);
 type NatGroup = (Nat<u32>, Vec<f64>, Vec<NatRound>);
 type NatPreference = (Vec<Nat<u32>>, Vec<Nat<u32>>);
 
 fn plan_group((requirement_id, vector, rounds): NatGroup) -> PlanGroup {
-    let round = |(job, round, rank, quota): NatRound| PlanRound {
+    let round = |(job, round, rank, quota, tier, part): NatRound| PlanRound {
         key: key((job, round)),
         rank: rank.0,
         quota: quota.0,
+        tier,
+        part: part.0,
     };
     let rounds = rounds.into_iter().map(round).collect();
     PlanGroup { requirement_id: requirement_id.0, vector, rounds }
@@ -152,7 +154,10 @@ impl PyMatcher {
     }
 
     /// Replaces the plan; False if it is older than the current one.
-    #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback))]
+    #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback,
+        shuffle=None, partitions=Nat(0)),
+        text_signature = "($self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
+            shuffle=None, partitions=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn apply_plan(
         &mut self,
@@ -163,6 +168,8 @@ impl PyMatcher {
         groups: Vec<NatGroup>,
         preferences: Vec<NatPreference>,
         fallback: Vec<Nat<u32>>,
+        shuffle: Option<Nat<u64>>,
+        partitions: Nat<u32>,
     ) -> PyResult<bool> {
         let _ = now_ns;
         let preference = |(signature, order)| (ids(signature), ids(order));
@@ -173,6 +180,8 @@ impl PyMatcher {
             groups: groups.into_iter().map(plan_group).collect(),
             preferences: preferences.into_iter().map(preference).collect(),
             fallback: ids(fallback),
+            shuffle: shuffle.map(|seed| seed.0),
+            partitions: partitions.0,
         };
         Ok(self.0.apply_plan(update)?)
     }
@@ -191,7 +200,7 @@ impl PyMatcher {
         option: f64,
         hold_until_ns: Nat<u64>,
     ) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
+        Ok(tasks(self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
     }
 
     /// New offers to those who wait, first come first served.
@@ -252,9 +261,16 @@ impl PyMatcher {
         buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
     }
 
-    /// What a device with this spec would be offered now; nothing changes.
-    fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.would_offer(&spec)?))
+    /// What such a device would be offered now; nothing changes.
+    #[pyo3(signature = (spec, option=0.0, device=DeviceId(0)),
+        text_signature = "($self, spec, option=0.0, device='00000000000000000000000000000000')")]
+    fn would_offer(
+        &mut self,
+        spec: Vec<f64>,
+        option: f64,
+        device: DeviceId,
+    ) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.would_offer(device.0, &spec, option)?))
     }
 
     /// How many of each thing there are.
