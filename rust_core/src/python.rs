@@ -110,7 +110,7 @@ fn ids(list: Vec<Nat<u32>>) -> Vec<u32> {
     list.into_iter().map(|id| id.0).collect()
 }
 
-type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<Tier>, Nat<u32>);
+type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<matcher::Tier>, Nat<u32>);
 type NatGroup = (Nat<u32>, Vec<f64>, Vec<NatRound>);
 type NatPreference = (Vec<Nat<u32>>, Vec<Nat<u32>>);
 
@@ -166,7 +166,7 @@ impl PyMatcher {
     /// Replaces the plan; False if it is older than the current one.
     #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback,
         shuffle=None, partitions=Nat(0)),
-        text_signature = "(self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
+        text_signature = "($self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
             shuffle=None, partitions=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn apply_plan(
@@ -210,7 +210,7 @@ impl PyMatcher {
         option: f64,
         hold_until_ns: Nat<u64>,
     ) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
+        Ok(tasks(self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
     }
 
     /// New offers to those who wait, first come first served.
@@ -271,9 +271,16 @@ impl PyMatcher {
         buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
     }
 
-    /// What a device with this spec would be offered now; nothing changes.
-    fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.would_offer(&spec)?))
+    /// What such a device would be offered now; nothing changes.
+    #[pyo3(signature = (spec, option=0.0, device=DeviceId(0)),
+        text_signature = "($self, spec, option=0.0, device='00000000000000000000000000000000')")]
+    fn would_offer(
+        &mut self,
+        spec: Vec<f64>,
+        option: f64,
+        device: DeviceId,
+    ) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.would_offer(device.0, &spec, option)?))
     }
 
     /// How many of each thing there are.
@@ -541,9 +548,7 @@ mod _core {
         PyPlanner,
     };
     #[pymodule_export]
-    use crate::python_simulator::{
-        JobsError, PyTrace, SimulationStopped, TraceError, simulate,
-    };
+    use crate::python_simulator::{JobsError, PyTrace, SimulationStopped, TraceError, simulate};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -159,16 +159,21 @@ struct Driver<'a> {
     plan_wanted: bool,
     plan_scheduled: bool,
     next_plan_ns: u64,
+    /// Kept for the tasks of one offer.
+    offer: Vec<RoundKey>,
     tally: Tally,
 }
 
 impl<'a> Driver<'a> {
     fn new(trace: &'a Trace, jobs: &[SimulatedJob], config: &'a SimulatorConfig) -> Result<Self> {
         let specs = Specs::new(trace);
-        let planner_config = PlannerConfig {
+        let mut planner_config = PlannerConfig {
             seed: draw(config.seed, 0x706c_616e, 0),
             ..PlannerConfig::new(&config.policy, specs.dimensions)
         };
+        for (name, value) in &config.policy_options {
+            planner_config.set_option(name, *value)?;
+        }
         let mut planner = Planner::new(&planner_config)?;
         (0..config.managers).for_each(|manager| planner.add_manager(manager));
         let matcher = |manager: Manager| {
@@ -200,6 +205,7 @@ impl<'a> Driver<'a> {
             plan_wanted: false,
             plan_scheduled: false,
             next_plan_ns: 0,
+            offer: Vec::new(),
             tally: Tally::default(),
         })
     }
@@ -271,7 +277,11 @@ impl<'a> Driver<'a> {
             visit.end_ns,
         )?;
         if !tasks.is_empty() {
-            self.accept(now_ns, manager, session, visit, &tasks);
+            let mut offer = std::mem::take(&mut self.offer);
+            offer.clear();
+            offer.extend_from_slice(tasks);
+            self.accept(now_ns, manager, session, visit, &offer);
+            self.offer = offer;
         }
         Ok(())
     }
@@ -445,8 +455,13 @@ impl<'a> Driver<'a> {
     fn make_plan(&mut self, now_ns: u64) -> Result<()> {
         self.next_plan_ns = now_ns + to_ns(self.config.plan_gap_s);
         self.tell_planner()?;
-        let plan = self.planner.plan(now_ns);
+        let plan = self.planner.plan(now_ns)?;
         self.tally.plans += 1;
+        let rounds = plan.groups.iter().flat_map(|group| &group.rounds);
+        for round in rounds.filter(|round| round.tier.is_some()) {
+            let job = usize::try_from(round.key.job).expect("jobs are numbered by u32");
+            self.jobs[job].mark_tiered();
+        }
         for manager in 0..self.matchers.len() {
             let number = Manager::try_from(manager).expect("at most 1000 managers");
             let update = update_for(&plan, number, self.seq)?;
@@ -474,7 +489,9 @@ impl<'a> Driver<'a> {
             let book = &self.jobs[job as usize];
             if book.is_active() {
                 let key = book.key(Job::from(job));
-                self.planner.open_round(key, book.spec().participants, book.allocated())?;
+                let (demand, allocated) = (book.spec().participants, book.allocated());
+                self.planner.open_round(key, demand, allocated, book.opened_ns())?;
+                self.planner.set_history(key.job, book.history())?;
             }
         }
         self.changed = changed;
@@ -509,7 +526,13 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
             .rounds
             .iter()
             .zip(&mut quotas)
-            .map(|(round, quota)| PlanRound { key: round.key, rank: round.rank, quota })
+            .map(|(round, quota)| PlanRound {
+                key: round.key,
+                rank: round.rank,
+                quota,
+                tier: round.tier,
+                part: round.part,
+            })
             .collect(),
     });
     Ok(PlanUpdate {
@@ -519,6 +542,8 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
         groups: groups.collect(),
         preferences: plan.preferences.clone(),
         fallback: plan.fallback.clone(),
+        shuffle: plan.shuffle,
+        partitions: plan.partitions,
     })
 }
 

@@ -50,6 +50,9 @@ impl std::error::Error for SimulationError {}
 
 impl From<Error> for SimulationError {
     fn from(error: Error) -> Self {
-        Self::Engine(error)
+        match error {
+            Error::Policy(_) | Error::UnknownPolicy { .. } => Self::Policy(error.to_string()),
+            _ => Self::Engine(error),
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! gives its slot back. What it counts as rounds are its buffers of results.
 
 use super::{JobKind, JobResult, SimulatedJob, Tally};
+use crate::policy::JobHistory;
 use crate::{Job, RoundKey};
 
 const SECOND_NS: f64 = 1e9;
@@ -25,6 +26,7 @@ pub(super) struct JobBook {
     opened_ns: u64,
     filled_ns: Option<u64>,
     is_tiered: bool,
+    history: JobHistory,
     pub(super) result: JobResult,
 }
 
@@ -51,6 +53,7 @@ impl JobBook {
             opened_ns: 0,
             filled_ns: None,
             is_tiered: false,
+            history: JobHistory::default(),
             result: JobResult { start_s: spec.start_s, ..JobResult::default() },
         }
     }
@@ -73,6 +76,15 @@ impl JobBook {
 
     pub(super) fn allocated(&self) -> u32 {
         self.allocated
+    }
+
+    pub(super) fn opened_ns(&self) -> u64 {
+        self.opened_ns
+    }
+
+    /// What a policy hears of the rounds before.
+    pub(super) fn history(&self) -> JobHistory {
+        self.history
     }
 
     /// The deadline of the current round.
@@ -104,6 +116,7 @@ impl JobBook {
             return false;
         }
         self.allocated += 1;
+        self.history.devices_served += 1;
         if self.is_full() && self.filled_ns.is_none() {
             self.filled_ns = Some(now_ns);
             tally.scheduling_delay_s.add(to_s(now_ns - self.opened_ns));
@@ -149,6 +162,8 @@ impl JobBook {
             return Outcome::GoesOn;
         }
         tally.response_time_s.add(to_s(now_ns - filled_ns));
+        self.history.last_scheduling_ns = filled_ns - self.opened_ns;
+        self.history.last_response_ns = now_ns - filled_ns;
         self.succeed(now_ns, tally);
         Outcome::Over
     }
@@ -165,8 +180,7 @@ impl JobBook {
             return Outcome::FreesSlot;
         }
         self.reports = 0;
-        self.result.rounds += 1;
-        tally.round_time_s.add(to_s(now_ns - self.opened_ns));
+        self.count_round(now_ns, tally);
         self.opened_ns = now_ns;
         if self.result.rounds < self.spec.rounds {
             return Outcome::FreesSlot;
@@ -192,14 +206,20 @@ impl JobBook {
     }
 
     fn succeed(&mut self, now_ns: u64, tally: &mut Tally) {
-        self.result.rounds += 1;
-        tally.round_time_s.add(to_s(now_ns - self.opened_ns));
+        self.count_round(now_ns, tally);
         self.round += 1;
         if self.result.rounds >= self.spec.rounds {
             self.result.finish_s = Some(to_s(now_ns));
         } else {
             self.begin(now_ns);
         }
+    }
+
+    fn count_round(&mut self, now_ns: u64, tally: &mut Tally) {
+        self.result.rounds += 1;
+        self.history.rounds_succeeded += 1;
+        self.history.rounds_ns += now_ns - self.opened_ns;
+        tally.round_time_s.add(to_s(now_ns - self.opened_ns));
     }
 
     /// The plan opened the current round to a tier of the devices only.
