@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::trace::CLASSES;
-use super::{EventHeap, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace};
+use super::{Calendar, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace};
 use crate::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{JobSpec, Plan, Planner, PlannerConfig};
 use crate::random::{SplitMix64, draw};
@@ -120,14 +120,45 @@ pub fn run(
 /// A device in the middle of its session.
 #[derive(Clone, Copy, Debug)]
 struct Visit {
-    /// Sessions are numbered through all replays, so its row is the rest of a division.
-    number: u64,
+    session: Session,
     end_ns: u64,
+    /// Sessions are numbered through all replays of the trace.
+    number: u64,
 }
 
-impl Visit {
-    fn device(self) -> Device {
-        Device::from(self.number)
+/// Those who are here, waiting or working: a slab, so that the few that are here lie together.
+///
+/// A device's id is the number of its session with its place in the slab above it.
+#[derive(Debug, Default)]
+struct Visits {
+    places: Vec<Visit>,
+    free: Vec<u32>,
+}
+
+impl Visits {
+    fn add(&mut self, visit: Visit) -> u32 {
+        if let Some(place) = self.free.pop() {
+            self.places[place as usize] = visit;
+            return place;
+        }
+        self.places.push(visit);
+        u32::try_from(self.places.len() - 1).expect("fewer than 2^32 sessions at a time")
+    }
+
+    fn remove(&mut self, place: u32) {
+        self.free.push(place);
+    }
+
+    fn get(&self, place: u32) -> &Visit {
+        &self.places[place as usize]
+    }
+
+    fn device(&self, place: u32) -> Device {
+        Device::from(place) << 64 | Device::from(self.get(place).number)
+    }
+
+    fn place_of(device: Device) -> u32 {
+        u32::try_from(device >> 64).expect("made by `device`")
     }
 }
 
@@ -135,8 +166,8 @@ impl Visit {
 enum Event {
     Arrive { job: u32 },
     Deadline { job: u32, round: u32 },
-    TaskDone { job: u32, stamp: u32, visit: Visit },
-    DeviceGone { job: u32, stamp: u32 },
+    TaskDone { job: u32, stamp: u32, visit: u32 },
+    DeviceGone { job: u32, stamp: u32, visit: u32 },
     Supply,
     Plan,
 }
@@ -150,7 +181,8 @@ struct Driver<'a> {
     matchers: Vec<Matcher>,
     planner: Planner,
     specs: Specs,
-    heap: EventHeap<Event>,
+    visits: Visits,
+    heap: Calendar<Event>,
     random: SplitMix64,
     /// Counts the grants, as the job manager counts its records.
     seq: u64,
@@ -184,7 +216,7 @@ impl<'a> Driver<'a> {
                 ..MatcherConfig::new(specs.dimensions)
             })
         };
-        let mut heap = EventHeap::new();
+        let mut heap = Calendar::new();
         for (job, index) in jobs.iter().zip(0..) {
             heap.push(to_ns(job.start_s), Event::Arrive { job: index });
         }
@@ -198,6 +230,7 @@ impl<'a> Driver<'a> {
             matchers: (0..config.managers).map(matcher).collect::<Result<_>>()?,
             planner,
             specs,
+            visits: Visits::default(),
             heap,
             random: SplitMix64::new(draw(config.seed, 0x6472_6976, 0)),
             seq: 0,
@@ -263,25 +296,26 @@ impl<'a> Driver<'a> {
         let session = self.trace.session(row);
         let end_ns = to_ns(session.end_s + f64::from(played) * self.period_s);
         let number = u64::from(played) * self.trace.len() as u64 + row as u64;
-        self.check_in(now_ns, &session, Visit { number, end_ns })
+        let visit = self.visits.add(Visit { session, end_ns, number });
+        self.check_in(now_ns, visit)
     }
 
-    fn check_in(&mut self, now_ns: u64, session: &Session, visit: Visit) -> Result<()> {
+    fn check_in(&mut self, now_ns: u64, visit: u32) -> Result<()> {
         self.tally.checkins += 1;
-        let manager = self.manager_of(visit.number);
-        let tasks = self.matchers[manager].check_in(
-            now_ns,
-            visit.device(),
-            self.specs.of(session.classes),
-            session.option(),
-            visit.end_ns,
-        )?;
+        let &Visit { session, end_ns, number } = self.visits.get(visit);
+        let device = self.visits.device(visit);
+        let manager = self.manager_of(number);
+        let spec = self.specs.of(session.classes);
+        let matcher = &mut self.matchers[manager];
+        let tasks = matcher.check_in(now_ns, device, spec, session.option(), end_ns)?;
         if !tasks.is_empty() {
             let mut offer = std::mem::take(&mut self.offer);
             offer.clear();
             offer.extend_from_slice(tasks);
-            self.accept(now_ns, manager, session, visit, &offer);
+            self.accept(now_ns, manager, visit, &offer);
             self.offer = offer;
+        } else if end_ns <= now_ns {
+            self.visits.remove(visit);
         }
         Ok(())
     }
@@ -295,44 +329,33 @@ impl<'a> Driver<'a> {
         manager
     }
 
-    fn session_of(&self, number: u64) -> (Session, u32) {
-        let rows = self.trace.len() as u64;
-        let row = usize::try_from(number % rows).expect("below the number of rows");
-        let played = u32::try_from(number / rows).expect("below the number of replays");
-        (self.trace.session(row), played)
-    }
-
     /// The device takes the first of these tasks that is granted.
-    fn accept(
-        &mut self,
-        now_ns: u64,
-        manager: usize,
-        session: &Session,
-        visit: Visit,
-        tasks: &[RoundKey],
-    ) {
+    fn accept(&mut self, now_ns: u64, manager: usize, visit: u32, tasks: &[RoundKey]) {
         self.tally.offers += 1;
+        let device = self.visits.device(visit);
         let matcher = &mut self.matchers[manager];
         for key in tasks {
-            if !matcher.accept(now_ns, visit.device(), *key) {
-                return;
+            if !matcher.accept(now_ns, device, *key) {
+                break;
             }
             let job = u32::try_from(key.job).expect("jobs are numbered by u32");
             if self.jobs[job as usize].grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
-                matcher.assigned(visit.device(), self.seq);
-                self.start_task(now_ns, job, session, visit);
+                matcher.assigned(device, self.seq);
+                self.start_task(now_ns, job, visit);
                 return;
             }
-            if !matcher.refused(now_ns, visit.device()) {
-                return;
+            if !matcher.refused(now_ns, device) {
+                break;
             }
         }
         // Everything was refused. The live device would check in again; here it has left.
-        matcher.forget(visit.device());
+        matcher.forget(device);
+        self.visits.remove(visit);
     }
 
-    fn start_task(&mut self, now_ns: u64, job: u32, session: &Session, visit: Visit) {
+    fn start_task(&mut self, now_ns: u64, job: u32, visit: u32) {
+        let Visit { session, end_ns, .. } = self.visits.get(visit);
         let book = &mut self.jobs[job as usize];
         let spec = book.spec();
         self.tally.dispatched += 1;
@@ -341,10 +364,10 @@ impl<'a> Driver<'a> {
         let takes_s = delay_s + session.task_s(spec.workload, spec.communication);
         let done_ns = now_ns.saturating_add(to_ns(takes_s));
         let stamp = book.stamp();
-        if done_ns <= visit.end_ns {
+        if done_ns <= *end_ns {
             self.heap.push(done_ns, Event::TaskDone { job, stamp, visit });
         } else {
-            self.heap.push(visit.end_ns.max(now_ns), Event::DeviceGone { job, stamp });
+            self.heap.push((*end_ns).max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
         let is_full = book.is_full();
         let outcome = book.end_if_enough(now_ns, &mut self.tally);
@@ -365,13 +388,15 @@ impl<'a> Driver<'a> {
                 self.tally.completed += 1;
                 let outcome = self.jobs[job as usize].report(now_ns, stamp, &mut self.tally);
                 self.note(job, outcome);
-                if visit.end_ns > now_ns {
-                    let (session, _) = self.session_of(visit.number);
-                    self.check_in(now_ns, &session, visit)?;
+                if self.visits.get(visit).end_ns > now_ns {
+                    self.check_in(now_ns, visit)?;
+                } else {
+                    self.visits.remove(visit);
                 }
             }
-            Event::DeviceGone { job, stamp } => {
+            Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
+                self.visits.remove(visit);
                 let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
             }
@@ -465,20 +490,23 @@ impl<'a> Driver<'a> {
         for manager in 0..self.matchers.len() {
             let number = Manager::try_from(manager).expect("at most 1000 managers");
             let update = update_for(&plan, number, self.seq)?;
+            self.expire(now_ns, manager);
             let matcher = &mut self.matchers[manager];
             matcher.apply_plan(update)?;
-            matcher.expire(now_ns);
             for (device, tasks) in matcher.match_waiting(now_ns) {
-                let number = u64::try_from(device).expect("sessions are numbered by u64");
-                let (session, played) = self.session_of(number);
-                let end_ns = to_ns(session.end_s + f64::from(played) * self.period_s);
-                self.accept(now_ns, manager, &session, Visit { number, end_ns }, &tasks);
+                self.accept(now_ns, manager, Visits::place_of(device), &tasks);
             }
             if self.config.check {
                 self.matchers[manager].check()?;
             }
         }
         Ok(())
+    }
+
+    /// Lets those go whose session has ended. Nobody waits with an offer: all are answered at once.
+    fn expire(&mut self, now_ns: u64, manager: usize) {
+        let (gone, _) = self.matchers[manager].expire(now_ns);
+        gone.into_iter().for_each(|device| self.visits.remove(Visits::place_of(device)));
     }
 
     fn tell_planner(&mut self) -> Result<()> {
@@ -500,7 +528,7 @@ impl<'a> Driver<'a> {
 
     fn bring_supply(&mut self, now_ns: u64) -> Result<()> {
         for manager in 0..self.matchers.len() {
-            self.matchers[manager].expire(now_ns);
+            self.expire(now_ns, manager);
             let number = Manager::try_from(manager).expect("at most 1000 managers");
             for bucket in self.matchers[manager].take_supply(now_ns) {
                 self.planner.add_supply(

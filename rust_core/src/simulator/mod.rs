@@ -15,7 +15,7 @@ use std::fmt;
 use crate::Error;
 
 pub use driver::{SimulatorConfig, run};
-pub(crate) use heap::EventHeap;
+pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob};
 pub use results::{JobResult, Mean, RunResult, Tally, solo_jct_s};

@@ -1,7 +1,8 @@
 //! Traces of clients: who is online from when to when, how fast, and for which classes of jobs.
 //!
-//! A row is one session of one device. Columns are kept one after the other, 26 bytes a row, sorted
-//! by start. A trace is read and checked once, and then shared by all runs, also by parallel ones.
+//! A row is one session of one device, 32 bytes in memory (a run asks for all of a row at once, so
+//! that rows are kept together and not columns), sorted by start. A trace is read and checked once,
+//! and then shared by all runs, also by parallel ones.
 //!
 //! Not here: making traces up (`evaluation/simulator/generate.py`), and what a session does in a
 //! run (see [`super::driver`] and [`crate::reference`]).
@@ -74,11 +75,7 @@ impl Session {
 /// Sessions sorted by start, at least one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
-    start_s: Vec<f64>,
-    end_s: Vec<f64>,
-    computation: Vec<f32>,
-    communication: Vec<f32>,
-    classes: Vec<u16>,
+    sessions: Vec<Session>,
 }
 
 impl Trace {
@@ -141,7 +138,7 @@ impl Trace {
         let write = || -> io::Result<()> {
             let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
             if is_gzipped(path) {
-                let mut text = GzEncoder::new(file, Compression::new(6));
+                let mut text = GzEncoder::new(file, Compression::fast());
                 self.write_csv(&mut text)?;
                 text.finish()?.flush()
             } else {
@@ -155,8 +152,8 @@ impl Trace {
 
     fn write_csv(&self, text: &mut impl Write) -> io::Result<()> {
         writeln!(text, "{}", COLUMNS.join(","))?;
-        for row in 0..self.len() {
-            let Session { start_s, end_s, computation, communication, classes } = self.session(row);
+        for session in &self.sessions {
+            let Session { start_s, end_s, computation, communication, classes } = session;
             write!(text, "{start_s},{end_s},{computation},{communication},")?;
             (0..CLASSES).filter(|class| classes >> class & 1 == 1).try_for_each(|class| {
                 write!(text, "{class}") // One digit each: there are ten classes.
@@ -167,13 +164,11 @@ impl Trace {
     }
 
     fn empty() -> Self {
-        let (start_s, end_s) = (Vec::new(), Vec::new());
-        let (computation, communication, classes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { start_s, end_s, computation, communication, classes }
+        Self { sessions: Vec::new() }
     }
 
     fn push(&mut self, session: Session) -> std::result::Result<(), String> {
-        let Session { start_s, end_s, computation, communication, classes } = session;
+        let Session { start_s, end_s, computation, communication, .. } = session;
         for (what, value) in [("start", start_s), ("end", end_s)] {
             if !value.is_finite() || value < 0.0 {
                 return Err(format!("{what} is {value}, expected a number of seconds from 0 on"));
@@ -187,7 +182,9 @@ impl Trace {
         if end_s < start_s {
             return Err(format!("end {end_s} is before start {start_s}"));
         }
-        if let Some(before) = self.start_s.last().filter(|before| **before > start_s) {
+        if let Some(before) =
+            self.sessions.last().map(|above| above.start_s).filter(|above| *above > start_s)
+        {
             return Err(format!(
                 "start {start_s} is before {before}, the start of the row above: sort the rows by start"
             ));
@@ -195,11 +192,7 @@ impl Trace {
         if self.len() >= ROWS_MAX {
             return Err(format!("more than {ROWS_MAX} rows"));
         }
-        self.start_s.push(start_s);
-        self.end_s.push(end_s);
-        self.computation.push(computation);
-        self.communication.push(communication);
-        self.classes.push(classes);
+        self.sessions.push(session);
         Ok(())
     }
 
@@ -208,54 +201,39 @@ impl Trace {
             return Err(SimulationError::Trace(format!("{name}: no rows")));
         }
         // Growing by doubling leaves up to half of the room unused, which stays for hours.
-        self.start_s.shrink_to_fit();
-        self.end_s.shrink_to_fit();
-        self.computation.shrink_to_fit();
-        self.communication.shrink_to_fit();
-        self.classes.shrink_to_fit();
+        self.sessions.shrink_to_fit();
         Ok(self)
     }
 
     /// How many sessions.
     pub fn len(&self) -> usize {
-        self.start_s.len()
+        self.sessions.len()
     }
 
     /// Never true of a trace that was read.
     pub fn is_empty(&self) -> bool {
-        self.start_s.is_empty()
+        self.sessions.is_empty()
     }
 
     /// The session of a row, from 0.
     pub fn session(&self, row: usize) -> Session {
-        Session {
-            start_s: self.start_s[row],
-            end_s: self.end_s[row],
-            computation: self.computation[row],
-            communication: self.communication[row],
-            classes: self.classes[row],
-        }
+        self.sessions[row]
     }
 
     /// When the session of a row begins.
     pub fn start_s(&self, row: usize) -> f64 {
-        self.start_s[row]
-    }
-
-    /// The classes that the client of a row meets.
-    pub fn classes(&self, row: usize) -> u16 {
-        self.classes[row]
+        self.sessions[row].start_s
     }
 
     /// The classes that any client meets.
     pub fn all_classes(&self) -> u16 {
-        self.classes.iter().fold(0, |all, classes| all | classes)
+        self.sessions.iter().fold(0, |all, session| all | session.classes)
     }
 
     /// After how long the trace begins again when it is replayed: the whole days that hold all
     /// starts, so that every replay keeps the hours of the day.
     pub fn period_s(&self) -> f64 {
-        let last = self.start_s.last().copied().unwrap_or(0.0);
+        let last = self.sessions.last().map_or(0.0, |session| session.start_s);
         ((last / DAY_S).floor() + 1.0) * DAY_S
     }
 }
