@@ -4,6 +4,7 @@ from typing import Final, final
 
 __all__ = [
     "POLICIES",
+    "POLICY_OPTIONS",
     "DeviceClaiming",
     "EngineError",
     "InvariantBroken",
@@ -11,6 +12,7 @@ __all__ = [
     "MatcherFull",
     "Plan",
     "Planner",
+    "PolicyError",
     "__version__",
     "build_profile",
 ]
@@ -18,10 +20,12 @@ __all__ = [
 build_profile: Final[str]
 __version__: Final[str]
 POLICIES: Final[list[str]]
+POLICY_OPTIONS: Final[list[str]]
 
 class EngineError(ValueError): ...
 class MatcherFull(EngineError): ...
 class DeviceClaiming(EngineError): ...
+class PolicyError(EngineError): ...
 class InvariantBroken(EngineError): ...
 
 @final
@@ -45,9 +49,17 @@ class Matcher:
         version: int,
         seq: int,
         ranked: bool,
-        groups: list[tuple[int, list[float], list[tuple[int, int, int, int]]]],
+        groups: list[
+            tuple[
+                int,
+                list[float],
+                list[tuple[int, int, int, int, tuple[float, float | None] | None, int]],
+            ]
+        ],
         preferences: list[tuple[list[int], list[int]]],
         fallback: list[int],
+        shuffle: int | None = None,
+        partitions: int = 0,
     ) -> bool: ...
     def expect_new_versions(self) -> None: ...
     def check_in(
@@ -77,6 +89,7 @@ class Planner:
         supply_window_ns: int = 600_000_000_000,
         supply_samples_max: int = 65_536,
         first_version: int = 0,
+        options: dict[str, float] | None = None,
     ) -> Planner: ...
     def reset(self) -> None: ...
     def put_job(
@@ -87,6 +100,15 @@ class Planner:
         registered_ns: int,
         demand_estimate: int,
         rounds_estimate: int,
+    ) -> None: ...
+    def set_history(
+        self,
+        job: int,
+        rounds_succeeded: int,
+        devices_served: int,
+        last_scheduling_ns: int,
+        last_response_ns: int,
+        rounds_ns: int,
     ) -> None: ...
     def remove_job(self, job: int) -> None: ...
     def open_round(
@@ -114,11 +136,23 @@ class Plan:
     @property
     def ranked(self) -> bool: ...
     @property
-    def groups(self) -> list[tuple[int, list[float], list[tuple[int, int, int, int]]]]: ...
+    def groups(
+        self,
+    ) -> list[
+        tuple[
+            int,
+            list[float],
+            list[tuple[int, int, int, int, tuple[float, float | None] | None, int]],
+        ]
+    ]: ...
     @property
     def preferences(self) -> list[tuple[list[int], list[int]]]: ...
     @property
     def fallback(self) -> list[int]: ...
+    @property
+    def shuffle(self) -> int | None: ...
+    @property
+    def partitions(self) -> int: ...
     @property
     def managers(self) -> list[int]: ...
     def quotas(self, manager: int) -> list[int]: ...

@@ -18,6 +18,7 @@ changed nothing, but `MatcherFull` comes after the check-in was counted as suppl
     EngineError(ValueError)     wrong length, NaN, negative, unknown job or policy …: one line
     ├── MatcherFull             waiting_max clients wait already
     ├── DeviceClaiming          the device's last claim is not decided yet
+    ├── PolicyError             the policy failed; the last plan stays
     └── InvariantBroken         a bug, found by Matcher.check()
 
 Not here: slots and leases (the job manager), and messages. Read next: `rust_core/src/lib.rs`.
@@ -43,6 +44,7 @@ from typing import TypeAlias
 try:
     from propius._core import (
         POLICIES,
+        POLICY_OPTIONS,
         DeviceClaiming,
         EngineError,
         InvariantBroken,
@@ -50,6 +52,7 @@ try:
         MatcherFull,
         Plan,
         Planner,
+        PolicyError,
         __version__,
         build_profile,
     )
@@ -60,6 +63,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = [
     "POLICIES",
+    "POLICY_OPTIONS",
     "DeviceClaiming",
     "EngineError",
     "InvariantBroken",
@@ -69,8 +73,10 @@ __all__ = [
     "PlanGroup",
     "PlanRound",
     "Planner",
+    "PolicyError",
     "SupplyBucket",
     "Task",
+    "Tier",
     "__version__",
     "apply_plan",
     "build_profile",
@@ -80,8 +86,12 @@ __all__ = [
 Task: TypeAlias = tuple[int, int]
 """(job, round): what an offer lists."""
 
-PlanRound: TypeAlias = tuple[int, int, int, int]
-"""(job, round, rank, quota) where a matcher applies it; a `Plan` has `remaining` last."""
+Tier: TypeAlias = tuple[float, float | None]
+"""(min, max): the devices with ``min <= option < max``; None = no bound."""
+
+PlanRound: TypeAlias = tuple[int, int, int, int, Tier | None, int]
+"""(job, round, rank, quota, tier, part) where a matcher applies it; a `Plan` has `remaining` in the
+place of the quota."""
 
 PlanGroup: TypeAlias = tuple[int, list[float], list[PlanRound]]
 """(requirement id, its vector, its rounds in the order in which they are served)."""
@@ -100,7 +110,10 @@ def groups_for(plan: Plan, manager: int) -> list[PlanGroup]:
         (
             requirement_id,
             vector,
-            [(job, number, rank, next(quotas)) for job, number, rank, _ in rounds],
+            [
+                (job, number, rank, next(quotas), tier, part)
+                for job, number, rank, _, tier, part in rounds
+            ],
         )
         for requirement_id, vector, rounds in plan.groups
     ]
@@ -120,4 +133,6 @@ def apply_plan(matcher: Matcher, now_ns: int, plan: Plan, *, manager: int, seq: 
         groups=groups_for(plan, manager),
         preferences=plan.preferences,
         fallback=plan.fallback,
+        shuffle=plan.shuffle,
+        partitions=plan.partitions,
     )

@@ -60,7 +60,12 @@ fn check_in_with_offer(rounds: u32) {
 }
 
 fn open_round(job: u32) -> PlanRound {
-    PlanRound::new(RoundKey { job: u64::from(job), round: 0 }, job, u32::MAX)
+    PlanRound {
+        key: RoundKey { job: u64::from(job), round: 0 },
+        rank: job,
+        quota: u32::MAX,
+        ..Default::default()
+    }
 }
 
 /// Nothing is open: each device joins those who wait already.
@@ -219,7 +224,7 @@ fn plan(policy: &str) {
         };
         planner.put_job(u64::from(job), spec).expect("a good job");
         let key = RoundKey { job: u64::from(job), round: 0 };
-        planner.open_round(key, 10 + job % 90, 0).expect("the job is known");
+        planner.open_round(key, 10 + job % 90, 0, 0).expect("the job is known");
     }
     let digit = |i: u32, place: u32| f64::from(i / 6_u32.pow(place) % 6 * 5);
     let specs: Vec<f64> = (0..1_000).flat_map(|i| (0..4).map(move |p| digit(i, p))).collect();
@@ -227,7 +232,7 @@ fn plan(policy: &str) {
         planner.add_supply(manager, 0, 4_000, &specs, &[1.0; 1_000]).expect("good supply");
     }
     let (best_ns, median_ns) = times_ns(200, |i| {
-        let plan = planner.plan(u64::from(i));
+        let plan = planner.plan(u64::from(i)).expect("a plan");
         assert_eq!(plan.groups.iter().map(|group| group.rounds.len()).sum::<usize>(), 1_000);
     });
     assert_eq!(planner.counts().specs, 1_000, "as many signatures");

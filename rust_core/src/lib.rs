@@ -39,7 +39,7 @@ pub type RequirementId = u32;
 pub type Manager = u32;
 
 /// One round of one job: what an offer lists and a charge is held against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoundKey {
     /// The job.
     pub job: Job,

@@ -101,7 +101,7 @@ fn step(planner: &mut Planner, model: &mut Model, now: u64, op: &Op) {
         Op::Open(key, demand, allocated) => {
             let known = model.jobs.contains_key(&key.job);
             let expected = if known { Ok(()) } else { Err(Error::UnknownJob(key.job)) };
-            assert_eq!(planner.open_round(*key, *demand, *allocated), expected);
+            assert_eq!(planner.open_round(*key, *demand, *allocated, 0), expected);
             if known {
                 model.rounds.insert(key.job, (key.round, *demand, *allocated));
             }
@@ -134,7 +134,7 @@ fn step(planner: &mut Planner, model: &mut Model, now: u64, op: &Op) {
             planner.remove_manager(*manager);
             model.managers.remove(manager);
         }
-        Op::Plan => compare(&planner.plan(now), model, now),
+        Op::Plan => compare(&planner.plan(now).expect("a plan"), model, now),
         Op::Reset => {
             planner.reset();
             model.jobs.clear();

@@ -7,7 +7,7 @@ use crate::requirement::check_value;
 use crate::{Error, RequirementId, Result, RoundKey, check_vector};
 
 /// A round in a plan.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PlanRound {
     /// Which round.
     pub key: RoundKey,
@@ -19,13 +19,6 @@ pub struct PlanRound {
     pub tier: Option<Tier>,
     /// Only devices of this part are offered it, if the plan has parts.
     pub part: u32,
-}
-
-impl PlanRound {
-    /// A round for devices of every speed and part.
-    pub fn new(key: RoundKey, rank: u32, quota: u32) -> Self {
-        Self { key, rank, quota, tier: None, part: 0 }
-    }
 }
 
 /// The rounds with one requirement, in the order in which they are served.

@@ -8,7 +8,7 @@ mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::policy::{self, GroupView, Policy, PolicyView, RoundView};
+use crate::policy::{self, GroupView, JobHistory, PolicyOptions, PolicyView, RoundView, Rule};
 use crate::{Error, Job, Manager, RequirementId, Result, RoundKey, check_vector};
 
 use supply::SupplyWindow;
@@ -24,8 +24,12 @@ pub struct PlannerConfig {
     pub dimensions: usize,
     /// The seed of policies that draw.
     pub seed: u64,
-    /// How far back supply counts.
+    /// The settings of policies.
+    pub options: PolicyOptions,
+    /// How far back the recent supply counts.
     pub supply_window_ns: u64,
+    /// How far back the average supply counts; 0 = policies go by the recent supply alone.
+    pub supply_day_ns: u64,
     /// How many sampled devices are kept at most; the oldest buckets are forgotten first.
     pub supply_samples_max: usize,
     /// The version of the first plan is one more than this.
@@ -39,11 +43,32 @@ impl PlannerConfig {
             policy: policy.to_owned(),
             dimensions,
             seed: 0,
+            options: PolicyOptions::default(),
             supply_window_ns: 600_000_000_000,
+            supply_day_ns: 86_400_000_000_000,
             supply_samples_max: 65_536,
             first_version: 0,
         }
     }
+
+    /// Sets an option by the name that configurations use (see [`policy::OPTIONS`]).
+    pub fn set_option(&mut self, name: &str, value: f64) -> Result<()> {
+        let nanoseconds = |name, min| policy::within(name, value, min, 2_592_000.0).map(to_ns);
+        match name {
+            "supply_window_s" => self.supply_window_ns = nanoseconds("supply_window_s", 1e-9)?,
+            "supply_day_s" => self.supply_day_ns = nanoseconds("supply_day_s", 0.0)?,
+            "seed" => {
+                self.seed = policy::within("seed", value, 0.0, 9_007_199_254_740_992.0)? as u64
+            }
+            _ if self.options.set(name, value)? => (),
+            _ => return Err(Error::UnknownOption { name: name.to_owned() }),
+        }
+        Ok(())
+    }
+}
+
+fn to_ns(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
 }
 
 /// What a job registers with.
@@ -64,6 +89,7 @@ pub struct JobSpec {
 #[derive(Debug)]
 struct JobState {
     spec: JobSpec,
+    history: JobHistory,
     /// Its one current round, if any.
     round: Option<OpenRound>,
 }
@@ -73,6 +99,7 @@ struct OpenRound {
     round: u32,
     demand: u32,
     allocated: u32,
+    opened_ns: u64,
 }
 
 impl OpenRound {
@@ -107,7 +134,8 @@ pub struct PlannerCounts {
 
 /// See the [module](self).
 pub struct Planner {
-    policy: &'static dyn Policy,
+    policy: Rule,
+    options: PolicyOptions,
     dimensions: usize,
     seed: u64,
     version: u64,
@@ -120,6 +148,11 @@ pub struct Planner {
 impl Planner {
     /// A planner without jobs, managers and supply.
     pub fn new(config: &PlannerConfig) -> Result<Self> {
+        Self::with_rule(config, Rule::Known(policy::find(&config.policy)?))
+    }
+
+    /// A planner with a policy that need not be in the table; the name in `config` is not read.
+    pub fn with_rule(config: &PlannerConfig, policy: Rule) -> Result<Self> {
         if config.dimensions == 0 {
             return Err(Error::OutOfRange { what: "dimensions", rule: "at least 1" });
         }
@@ -127,7 +160,8 @@ impl Planner {
             return Err(Error::OutOfRange { what: "supply_samples_max", rule: "1 to 524288" });
         }
         Ok(Self {
-            policy: policy::find(&config.policy)?,
+            policy,
+            options: config.options,
             dimensions: config.dimensions,
             seed: config.seed,
             version: config.first_version,
@@ -154,14 +188,21 @@ impl Planner {
                 return Err(Error::ConflictingRequirement(spec.requirement_id));
             }
         }
-        let round = self.jobs.remove(&job).and_then(|known| known.round);
+        let (history, round) =
+            self.jobs.remove(&job).map(|known| (known.history, known.round)).unwrap_or_default();
         if let Some(id) = before {
             self.release_requirement(id);
         }
         let vector = spec.requirement.clone();
         let new = Requirement { vector, jobs: 0 };
         self.requirements.entry(spec.requirement_id).or_insert(new).jobs += 1;
-        self.jobs.insert(job, JobState { spec, round });
+        self.jobs.insert(job, JobState { spec, history, round });
+        Ok(())
+    }
+
+    /// Says what the job's earlier rounds came to.
+    pub fn set_history(&mut self, job: Job, history: JobHistory) -> Result<()> {
+        self.jobs.get_mut(&job).ok_or(Error::UnknownJob(job))?.history = history;
         Ok(())
     }
 
@@ -181,9 +222,15 @@ impl Planner {
     }
 
     /// Sets the job's one current round.
-    pub fn open_round(&mut self, key: RoundKey, demand: u32, allocated: u32) -> Result<()> {
+    pub fn open_round(
+        &mut self,
+        key: RoundKey,
+        demand: u32,
+        allocated: u32,
+        opened_ns: u64,
+    ) -> Result<()> {
         let job = self.jobs.get_mut(&key.job).ok_or(Error::UnknownJob(key.job))?;
-        job.round = Some(OpenRound { round: key.round, demand, allocated });
+        job.round = Some(OpenRound { round: key.round, demand, allocated, opened_ns });
         Ok(())
     }
 
@@ -236,9 +283,9 @@ impl Planner {
         self.managers.remove(&manager);
     }
 
-    /// Makes the next plan. Versions grow by one.
-    pub fn plan(&mut self, now_ns: u64) -> Plan {
-        self.version += 1;
+    /// Makes the next plan; versions grow by one. An error is the policy's ([`Error::Policy`]): it
+    /// takes no version, and the planner can be asked again.
+    pub fn plan(&mut self, now_ns: u64) -> Result<Plan> {
         let used = self.requirements.iter().map(|(id, r)| (*id, r.vector.as_slice()));
         self.supply.refresh(now_ns, used);
         let groups = self.groups_by_scarcity();
@@ -246,10 +293,14 @@ impl Planner {
         let ids: Vec<RequirementId> = groups.iter().map(|group| group.requirement_id).collect();
         let (signatures, shares) = self.supply.count(&ids, &managers);
         let rounds = self.rounds(&ids);
-        let view = PolicyView { seed: self.seed, rounds, groups, signatures };
-        let decision = self.policy.decide(&view);
+        let (seed, options) = (self.seed, self.options);
+        let jobs = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        let view = PolicyView { now_ns, seed, options, jobs, rounds, groups, signatures };
+        let decision = self.policy.decide(&view).map_err(Error::Policy)?;
+        self.version += 1;
         let vectors = ids.iter().map(|id| self.requirements[id].vector.clone()).zip(shares);
-        Plan::new(self.version, self.policy.is_ranked(), managers, &view, vectors, &decision)
+        let ranked = self.policy.is_ranked();
+        Ok(Plan::new(self.version, ranked, managers, &view, vectors, &decision))
     }
 
     /// How many of each thing there are.
@@ -265,20 +316,21 @@ impl Planner {
         }
     }
 
-    fn open_rounds(&self) -> impl Iterator<Item = (RoundKey, &JobSpec, u32)> + '_ {
-        self.jobs.iter().filter_map(|(job, state)| {
-            let round = state.round?;
-            let key = RoundKey { job: *job, round: round.round };
-            (round.remaining() > 0).then_some((key, &state.spec, round.remaining()))
+    /// The jobs with rounds that lack devices: place, id, state, round.
+    fn open_rounds(&self) -> impl Iterator<Item = (u32, Job, &JobState, OpenRound)> + '_ {
+        (0..).zip(&self.jobs).filter_map(|(place, (job, state))| {
+            let round = state.round.filter(|round| round.remaining() > 0)?;
+            Some((place, *job, state, round))
         })
     }
 
     /// The requirements with rounds that lack devices, in the order of [`PolicyView::groups`].
     fn groups_by_scarcity(&self) -> Vec<GroupView> {
         let open: BTreeSet<RequirementId> =
-            self.open_rounds().map(|(_, job, _)| job.requirement_id).collect();
+            self.open_rounds().map(|(_, _, job, _)| job.spec.requirement_id).collect();
         let open: Vec<RequirementId> = open.into_iter().collect();
-        let to_view = |(requirement_id, supply)| GroupView { requirement_id, supply };
+        let to_view =
+            |(requirement_id, supply)| GroupView { requirement_id, supply, ..GroupView::default() };
         let supplies = self.supply.of_each(&open);
         let mut groups: Vec<GroupView> = open.into_iter().zip(supplies).map(to_view).collect();
         let strictness =
@@ -293,9 +345,17 @@ impl Planner {
 
     fn rounds(&self, groups: &[RequirementId]) -> Vec<RoundView> {
         let group_of: BTreeMap<RequirementId, usize> = groups.iter().copied().zip(0..).collect();
-        let to_view = |(key, spec, remaining): (RoundKey, &JobSpec, u32)| {
-            let (group, registered_ns) = (group_of[&spec.requirement_id], spec.registered_ns);
-            RoundView { key, group, remaining, registered_ns }
+        let to_view = |(place, job, state, round): (u32, Job, &JobState, OpenRound)| RoundView {
+            key: RoundKey { job, round: round.round },
+            group: group_of[&state.spec.requirement_id],
+            remaining: round.remaining(),
+            demand: round.demand,
+            registered_ns: state.spec.registered_ns,
+            opened_ns: round.opened_ns,
+            rounds_estimate: state.spec.rounds_estimate,
+            demand_estimate: state.spec.demand_estimate,
+            place,
+            history: state.history,
         };
         self.open_rounds().map(to_view).collect()
     }

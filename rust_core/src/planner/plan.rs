@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::policy::{Decision, GroupView, PolicyView};
+use crate::policy::{Decision, GroupView, PolicyView, Tier};
 use crate::{Error, Manager, RequirementId, Result, RoundKey};
 
 /// A round that lacks devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlannedRound {
     /// Which round.
     pub key: RoundKey,
@@ -14,6 +14,10 @@ pub struct PlannedRound {
     pub rank: u32,
     /// How many devices it lacks.
     pub remaining: u32,
+    /// Only devices with `min <= option < max` (None = no bound) are offered it.
+    pub tier: Option<Tier>,
+    /// If devices are divided into [`Plan::partitions`], those of this part are offered it.
+    pub part: u32,
 }
 
 /// The open rounds with one requirement, in the order in which they are served.
@@ -46,6 +50,11 @@ pub struct Plan {
     pub preferences: Vec<(Vec<RequirementId>, Vec<RequirementId>)>,
     /// All groups, scarcest first.
     pub fallback: Vec<RequirementId>,
+    /// Every client goes through its eligible rounds in an order of its own, drawn from this, the
+    /// device and the version.
+    pub shuffle: Option<u64>,
+    /// A device belongs to one of so many parts and is offered the rounds of its part; 0 = none.
+    pub partitions: u32,
     managers: Vec<Manager>,
 }
 
@@ -69,12 +78,19 @@ impl Plan {
             view.groups.iter().zip(vectors_and_shares).map(empty).collect();
         for (rank, index) in (0..).zip(&decision.order) {
             let round = &view.rounds[*index];
-            let planned = PlannedRound { key: round.key, rank, remaining: round.remaining };
+            let planned = PlannedRound {
+                key: round.key,
+                rank,
+                remaining: round.remaining,
+                tier: decision.tiers.get(*index).copied().flatten(),
+                part: decision.parts.get(*index).copied().unwrap_or(0),
+            };
             groups[round.group].rounds.push(planned);
         }
         let preferences = preferences(view, decision);
         let fallback = groups.iter().map(|group| group.requirement_id).collect();
-        Self { version, ranked, groups, preferences, fallback, managers }
+        let (shuffle, partitions) = (decision.shuffle, decision.partitions);
+        Self { version, ranked, groups, preferences, fallback, shuffle, partitions, managers }
     }
 
     /// For each round, in the order of the groups, how many devices this manager may hold for it:
@@ -112,9 +128,17 @@ impl Plan {
         let mut text = format!("plan {} serves {rule}\n", self.version);
         for group in &self.groups {
             let _ = writeln!(text, "group {} supply {:.1}", group.requirement_id, group.supply);
-            for PlannedRound { key, rank, remaining } in &group.rounds {
+            for PlannedRound { key, rank, remaining, tier, part } in &group.rounds {
                 let (job, round) = (key.job, key.round);
-                let _ = writeln!(text, "  rank {rank} job {job} round {round} lacks {remaining}");
+                let _ = write!(text, "  rank {rank} job {job} round {round} lacks {remaining}");
+                if let Some((min, max)) = tier {
+                    let _ = write!(text, ", speeds from {min}");
+                    let _ = max.map_or(Ok(()), |max| write!(text, " to {max}"));
+                }
+                if self.partitions > 0 {
+                    let _ = write!(text, ", part {part} of {}", self.partitions);
+                }
+                text.push('\n');
             }
         }
         for (signature, order) in &self.preferences {

@@ -19,13 +19,13 @@
 //! Cost: O(rounds log rounds + groups² · signatures / 64), in practice far less, since a group
 //! stops at the first scarcer one that it does not take from.
 
-use super::{Decision, Policy, PolicyView};
+use super::{Decision, Policy, PolicyError, PolicyView};
 use crate::bits::Bits;
 
 pub(super) struct Irs;
 
 impl Policy for Irs {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "irs"
     }
 
@@ -33,7 +33,7 @@ impl Policy for Irs {
         false
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
         let mut order: Vec<usize> = (0..view.rounds.len()).collect();
         order.sort_by_key(|index| {
             let round = &view.rounds[*index];
@@ -45,7 +45,7 @@ impl Policy for Irs {
         for (index, group) in groups.iter().enumerate() {
             group.own.iter().for_each(|signature| owners[signature] = Some(index));
         }
-        Decision { order, owners: Some(owners) }
+        Ok(Decision { order, owners: Some(owners), ..Decision::default() })
     }
 }
 
