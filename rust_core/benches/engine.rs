@@ -14,18 +14,25 @@ const DIMENSIONS: usize = 4;
 
 fn main() {
     assert_eq!(_core::BUILD_PROFILE, "release", "a debug build says nothing about speed");
+    // `cargo bench --bench engine -- WORD` runs those with WORD in their name.
+    let word = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
+    let run = |name: &str, bench: &dyn Fn()| {
+        if name.contains(&word) {
+            bench();
+        }
+    };
     for rounds in [1, 100, 1_000] {
-        check_in_with_offer(rounds);
+        run("check_in offer", &|| check_in_with_offer(rounds));
     }
     for waiting in [0, 100_000] {
-        check_in_and_wait(waiting);
+        run("check_in wait", &|| check_in_and_wait(waiting));
     }
-    check_in_and_expire(20_000);
-    leave_and_forget(20_000);
-    serve(100);
-    nothing_new(20_000);
+    run("check_in wait expire", &|| check_in_and_expire(20_000));
+    run("check_in wait forget", &|| leave_and_forget(20_000));
+    run("check_in accept assigned", &|| serve(100));
+    run("match_waiting", &|| nothing_new(20_000));
     for policy in ["fifo", "random", "srsf", "irs"] {
-        plan(policy);
+        run("plan", &|| plan(policy));
     }
 }
 
@@ -53,7 +60,12 @@ fn check_in_with_offer(rounds: u32) {
 }
 
 fn open_round(job: u32) -> PlanRound {
-    PlanRound::new(RoundKey { job: u64::from(job), round: 0 }, job, u32::MAX)
+    PlanRound {
+        key: RoundKey { job: u64::from(job), round: 0 },
+        rank: job,
+        quota: u32::MAX,
+        ..Default::default()
+    }
 }
 
 /// Nothing is open: each device joins those who wait already.

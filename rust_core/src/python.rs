@@ -110,7 +110,7 @@ fn ids(list: Vec<Nat<u32>>) -> Vec<u32> {
     list.into_iter().map(|id| id.0).collect()
 }
 
-type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<matcher::Tier>, Nat<u32>);
+type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<Tier>, Nat<u32>);
 type NatGroup = (Nat<u32>, Vec<f64>, Vec<NatRound>);
 type NatPreference = (Vec<Nat<u32>>, Vec<Nat<u32>>);
 
@@ -166,7 +166,7 @@ impl PyMatcher {
     /// Replaces the plan; False if it is older than the current one.
     #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback,
         shuffle=None, partitions=Nat(0)),
-        text_signature = "($self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
+        text_signature = "(self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
             shuffle=None, partitions=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn apply_plan(

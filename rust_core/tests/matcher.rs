@@ -11,7 +11,12 @@ fn round(job: u64) -> RoundKey {
 
 /// A group whose requirement is one bound, with rounds (job, rank, quota).
 fn group(id: u32, bound: f64, rounds: &[(u64, u32, u32)]) -> PlanGroup {
-    let rounds = rounds.iter().map(|(job, rank, quota)| PlanRound::new(round(*job), *rank, *quota));
+    let rounds = rounds.iter().map(|(job, rank, quota)| PlanRound {
+        key: round(*job),
+        rank: *rank,
+        quota: *quota,
+        ..Default::default()
+    });
     PlanGroup { requirement_id: id, vector: vec![bound], rounds: rounds.collect() }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::devices::Standing;
 use super::ledger::NO_PLACE;
 use super::profiles::ProfileKey;
-use super::timers::{NEVER, Timers};
+use super::timers::{DEAD_MAX, NEVER, Timers};
 use super::{Matcher, part_of};
 use crate::bits::Bits;
 use crate::{Error, Result, RoundKey};
@@ -143,7 +143,7 @@ impl Matcher {
         let (living, entries) = timers.living(&self.devices);
         let due_ns = expected.first().map(|(until_ns, _)| *until_ns);
         ensure(timers.due_ns() == due_ns, || format!("{what} say a wrong time"))?;
-        ensure(entries <= 2 * living.len() + 64, || format!("{what} keep {entries} timers"))?;
+        ensure(entries <= 2 * living.len() + DEAD_MAX, || format!("{what} keep {entries} timers"))?;
         ensure(living.len() == expected.len(), || format!("{what} count wrongly"))?;
         let living: BTreeSet<(u64, u32)> = living.into_iter().collect();
         ensure(living == expected, || format!("the timers of {what} are not those of the devices"))

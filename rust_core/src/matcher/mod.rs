@@ -105,8 +105,8 @@ impl Matcher {
             classes: SpeedClasses::default(),
             profiles: Profiles::new(hasher.clone()),
             devices: Devices::new(config.dimensions, hasher.clone()),
-            holds: Timers::default(),
-            offers: Timers::default(),
+            holds: Timers::new(),
+            offers: Timers::new(),
             waiting: WaitingRoom::default(),
             offered: 0,
             declines: Declines::new(declined_max, waiting_max, hasher.clone()),
@@ -390,11 +390,11 @@ impl Matcher {
     fn insert_offer(&mut self, now_ns: u64, slot: u32, tasks: Tasks, charged: Option<RoundKey>) {
         let until_ns = now_ns.saturating_add(self.config.offer_timeout_ns);
         let stamp = self.devices.next_stamp();
-        self.offers.start(until_ns, stamp, slot);
-        self.offered += 1;
         let record = self.devices.record_mut(slot);
         (record.stamp, record.until_ns) = (stamp, until_ns);
         record.standing = Standing::Offered { tasks, charged };
+        self.offered += 1;
+        self.offers.start(until_ns, stamp, slot, &self.devices);
     }
 
     fn let_go(&mut self, slot: u32) {
@@ -445,10 +445,10 @@ impl Matcher {
     fn wait(&mut self, slot: u32, until_ns: u64, profile: u32, declined: Vec<DeclinedRound>) {
         let ticket = self.devices.next_stamp();
         let queue = self.waiting.add((profile, declined.into_boxed_slice()), ticket, slot);
-        self.holds.start(until_ns, ticket, slot);
         let record = self.devices.record_mut(slot);
         (record.stamp, record.until_ns) = (ticket, until_ns);
         record.standing = Standing::Waiting { queue };
+        self.holds.start(until_ns, ticket, slot, &self.devices);
     }
 
     /// Moves a waiting device, with its ticket, to the queue of its present declines.

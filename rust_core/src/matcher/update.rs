@@ -21,13 +21,6 @@ pub struct PlanRound {
     pub part: u32,
 }
 
-impl PlanRound {
-    /// A round for devices of every speed and part.
-    pub fn new(key: RoundKey, rank: u32, quota: u32) -> Self {
-        Self { key, rank, quota, tier: None, part: 0 }
-    }
-}
-
 /// The rounds with one requirement, in the order in which they are served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanGroup {

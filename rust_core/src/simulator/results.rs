@@ -1,5 +1,7 @@
 //! What a run is measured by.
 
+use std::collections::BTreeMap;
+
 use super::{SimulatedJob, Trace};
 
 /// How one job fared.
@@ -132,12 +134,17 @@ impl RunResult {
             .iter()
             .map(|job| (job.start_s, job.finish_s.unwrap_or(self.end_s).max(job.start_s)))
             .collect();
+        // Most jobs of a list differ in demand and rounds only, and ask for the same devices.
+        let mut known: BTreeMap<(u32, [u64; 3]), (f64, f64)> = BTreeMap::new();
         for (index, job) in jobs.iter().enumerate() {
             let (start, finish) = lives[index];
             let shared = |(a, b): &(f64, f64)| (b.min(finish) - a.max(start)).max(0.0);
             let together = lives.iter().map(shared).sum::<f64>();
             let beside = if finish > start { together / (finish - start) } else { 1.0 };
-            self.jobs[index].fair_jct_s = beside * solo_jct_s(job, trace, period_s);
+            let numbers = [job.workload, job.communication, job.min_response].map(f64::to_bits);
+            let devices = known.entry((job.requirement, numbers));
+            let devices = *devices.or_insert_with(|| devices_of(job, trace, period_s));
+            self.jobs[index].fair_jct_s = beside * alone_s(job, devices);
         }
     }
 }
@@ -145,6 +152,15 @@ impl RunResult {
 /// How long a job would take with all devices to itself: in each round its demand arrives at the
 /// mean rate of eligible check-ins, and then the slowest device that is waited for does its task.
 pub fn solo_jct_s(job: &SimulatedJob, trace: &Trace, period_s: f64) -> f64 {
+    alone_s(job, devices_of(job, trace, period_s))
+}
+
+fn alone_s(job: &SimulatedJob, (rate, response_s): (f64, f64)) -> f64 {
+    f64::from(job.rounds) * (f64::from(job.participants) / rate + response_s)
+}
+
+/// How many eligible devices check in a second, and how long a round waits for the slowest.
+fn devices_of(job: &SimulatedJob, trace: &Trace, period_s: f64) -> (f64, f64) {
     const SAMPLE: usize = 20_000;
     let step = trace.len().div_ceil(SAMPLE);
     let sampled = (0..trace.len()).step_by(step).map(|row| trace.session(row));
@@ -153,8 +169,7 @@ pub fn solo_jct_s(job: &SimulatedJob, trace: &Trace, period_s: f64) -> f64 {
         eligible.map(|session| session.task_s(job.workload, job.communication)).collect();
     tasks.sort_by(f64::total_cmp);
     let rate = (tasks.len() * step) as f64 / period_s;
-    let response_s = quantile(&tasks, job.min_response).unwrap_or(0.0);
-    f64::from(job.rounds) * (f64::from(job.participants) / rate + response_s)
+    (rate, quantile(&tasks, job.min_response).unwrap_or(0.0))
 }
 
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
