@@ -450,6 +450,7 @@ impl PyPlanner {
             ("managers", counts.managers),
             ("specs", counts.specs),
             ("samples", counts.samples),
+            ("tiered_rounds", counts.tiered_rounds),
         ]
         .into()
     }

@@ -189,7 +189,12 @@ proptest! {
         policy in prop::sample::select(_core::policy::names().collect::<Vec<_>>()),
         ops in prop::collection::vec((an_op(), 0..20_u64), 1..60),
     ) {
-        let config = PlannerConfig { supply_window_ns: WINDOW_NS, ..PlannerConfig::new(policy, 2) };
+        let windows = PlannerConfig {
+            supply_window_ns: WINDOW_NS,
+            supply_day_ns: 0,
+            ..PlannerConfig::new(policy, 2)
+        };
+        let config = windows;
         let mut planner = Planner::new(&config).expect("a good configuration");
         let (mut model, mut now) = (Model::default(), 0);
         for (op, pass_ns) in ops {

@@ -4,11 +4,18 @@
 //! cause an ineligible offer). To add one: a file here with the rule in words, its cost, the
 //! implementation and its tests, and a line in [`TABLE`].
 
+mod estimate;
 mod fifo;
 mod irs;
+mod las;
 mod options;
 mod random;
+mod random_per_client;
 mod srsf;
+mod srsf_total;
+mod srtf;
+mod static_partition;
+mod venn;
 
 use std::fmt;
 
@@ -212,7 +219,18 @@ impl std::ops::Deref for Rule {
 }
 
 /// Every built-in policy.
-static TABLE: [&dyn Policy; 4] = [&fifo::Fifo, &random::Random, &srsf::Srsf, &irs::Irs];
+static TABLE: [&dyn Policy; 10] = [
+    &fifo::Fifo,
+    &random::Random,
+    &random_per_client::RandomPerClient,
+    &srsf::Srsf,
+    &srsf_total::SrsfTotal,
+    &srtf::Srtf,
+    &las::Las,
+    &irs::Irs,
+    &venn::Venn,
+    &static_partition::StaticPartition,
+];
 
 /// The names of the policies, in the order of the table.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -227,9 +245,17 @@ pub fn find(name: &str) -> Result<&'static dyn Policy, Error> {
 
 /// The decision of a ranked policy: rounds by a key, smallest first.
 fn ranked_by<K: Ord>(view: &PolicyView, key: impl Fn(&RoundView) -> K) -> Decision {
-    let mut order: Vec<usize> = (0..view.rounds.len()).collect();
-    order.sort_by_cached_key(|round| key(&view.rounds[*round]));
+    let rounds = view.rounds.iter().zip(0..);
+    let mut keys: Vec<(K, usize)> = rounds.map(|(round, index)| (key(round), index)).collect();
+    keys.sort_unstable();
+    let order = keys.into_iter().map(|(_, index)| index).collect();
     Decision { order, ..Decision::default() }
+}
+
+/// The same by a number that is not negative; then by registration.
+fn ranked_by_number(view: &PolicyView, number: impl Fn(&RoundView) -> f64) -> Decision {
+    // Such floats are in the order of their bits.
+    ranked_by(view, |round| (number(round).to_bits(), round.registration()))
 }
 
 #[cfg(test)]
@@ -267,7 +293,11 @@ pub(crate) mod testing {
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = find("best").err().expect("no such policy");
         let text = error.to_string();
-        assert_eq!(text, "unknown policy \"best\", known are fifo, random, srsf, irs");
+        assert_eq!(
+            text,
+            "unknown policy \"best\", known are fifo, random, random-per-client, srsf, srsf-total, \
+             srtf, las, irs, venn, static-partition"
+        );
     }
 
     #[test]
