@@ -561,6 +561,19 @@ class ClaimResults(Message, frozen=True, kw_only=True):
     reports: list[ReportResult]
 
 
+class JobHistory(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a job's earlier rounds came to, for policies that learn from them.
+
+    The delay and the response time are those of the last round that got enough reports.
+    """
+
+    rounds_succeeded: RoundNo = 0
+    devices_served: Count = 0
+    last_scheduling_ns: Count = 0
+    last_response_ns: Count = 0
+    rounds_ns: Count = 0  # sum of the times of the successful rounds
+
+
 class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A live job as the scheduler needs it; ``round`` is -1 when no round is open."""
 
@@ -575,6 +588,7 @@ class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     demand: Count
     allocated: Count
     opened_ns: Count
+    history: JobHistory = JobHistory()
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
@@ -630,6 +644,8 @@ class PlannedRound(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     rank: Count
     quota: Count
     private_constraint: PrivateConstraint
+    tier: tuple[float, float | None] | None = None
+    part: Count = 0
 
 
 class PlannedGroup(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -644,7 +660,9 @@ class Plan(Message, frozen=True, kw_only=True):
     """Scheduler → client manager: what to offer, as of job event ``seq``.
 
     ``ranked``: offers follow the rounds' global rank; otherwise each signature's preference of
-    groups. A signature that is not listed follows ``fallback``.
+    groups. A signature that is not listed follows ``fallback``. With ``shuffle`` every client goes
+    through its rounds in an order of its own. With ``partitions`` a device is offered the rounds of
+    its own part only.
     """
 
     kind: ClassVar[str] = "plan"
@@ -654,6 +672,8 @@ class Plan(Message, frozen=True, kw_only=True):
     groups: list[PlannedGroup]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
 
 
 # === the event log (design: one append-only log of every input of every decision) ==============
@@ -784,9 +804,16 @@ class PlanMade(Message, frozen=True, kw_only=True):
     seq: Count
     policy: Name
     ranked: bool
-    groups: list[tuple[RequirementId, list[tuple[JobId, RoundNo, Count, Count]]]]
+    groups: list[
+        tuple[
+            RequirementId,
+            list[tuple[JobId, RoundNo, Count, Count, tuple[float, float | None] | None, Count]],
+        ]
+    ]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
 
 
 class SupplyReceived(Message, frozen=True, kw_only=True):

@@ -42,10 +42,7 @@ class PlanBook:
             (
                 group.requirement_id,
                 group.requirement,
-                [
-                    (planned.job, planned.round, planned.rank, planned.quota)
-                    for planned in group.rounds
-                ],
+                [(r.job, r.round, r.rank, r.quota, r.tier, r.part) for r in group.rounds],
             )
             for group in plan.groups
         ]
@@ -57,6 +54,8 @@ class PlanBook:
             groups=groups,
             preferences=plan.preferences,
             fallback=plan.fallback,
+            shuffle=plan.shuffle,
+            partitions=plan.partitions,
         )
         self._applied += 1
         self.version, self.known = plan.version, True

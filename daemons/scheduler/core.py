@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
@@ -51,8 +51,6 @@ JOB_MANAGER: Final = "job_manager"
 ASK_AGAIN_NS: Final = SECOND_NS // 2  # between requests for a snapshot
 SEND_AGAIN_NS: Final = SECOND_NS  # before a plan that a manager does not confirm is sent again
 SUPPLY_SEEN_MAX: Final = 1_024  # managers whose supply numbers are remembered
-
-PlanGroup: TypeAlias = tuple[int, list[float], list[tuple[int, int, int, int]]]
 
 
 @dataclass(slots=True)
@@ -88,7 +86,7 @@ class SchedulerCore(Core):
         )
         self.jobs = JobTable(self.planner)
         self.plan: engine.Plan | None = None
-        self._groups: list[PlanGroup] = []  # the plan's, read out once
+        self._groups: list[engine.PlanGroup] = []  # the plan's, read out once
         self._planned_for: frozenset[int] = frozenset()  # managers that the plan has quotas for
         self.managers: dict[str, Manager] = {}
         self._plan_seq = 0  # the job event that the plan knows of
@@ -174,7 +172,7 @@ class SchedulerCore(Core):
         if self.plan is not None and self._planned_for:
             quotas = [self.plan.quotas(manager) for manager in sorted(self._planned_for)]
             rounds = [planned for _, _, rounds in self._groups for planned in rounds]
-            for (job, number, _, remaining), *shares in zip(rounds, *quotas, strict=True):
+            for (job, number, _, remaining, _, _), *shares in zip(rounds, *quotas, strict=True):
                 assert sum(shares) <= remaining + len(shares) - 1, (
                     f"round {job}.{number} over-woken"
                 )
@@ -321,6 +319,8 @@ class SchedulerCore(Core):
                 groups=groups,
                 preferences=plan.preferences,
                 fallback=plan.fallback,
+                shuffle=plan.shuffle,
+                partitions=plan.partitions,
             )
             self.record(now_ns, event)
 
@@ -333,8 +333,10 @@ class SchedulerCore(Core):
                 rid,
                 vector,
                 [
-                    PlannedRound(job, round_no, rank, next(quotas), constraints.get(job, {}))
-                    for job, round_no, rank, _ in rounds
+                    PlannedRound(
+                        job, number, rank, next(quotas), constraints.get(job, {}), tier, part
+                    )
+                    for job, number, rank, _, tier, part in rounds
                 ],
             )
             for rid, vector, rounds in self._groups
@@ -346,5 +348,7 @@ class SchedulerCore(Core):
             groups=groups,
             preferences=plan.preferences,
             fallback=plan.fallback,
+            shuffle=plan.shuffle,
+            partitions=plan.partitions,
         )
         self.listener.send(now_ns, manager.peer, message)

@@ -375,7 +375,7 @@ def test_events_are_the_inputs_of_every_plan_in_order() -> None:
     assert isinstance(snapshot, JobsReceived)
     assert isinstance(made, PlanMade)
     assert (snapshot.whole, snapshot.seq) == (True, 10)
-    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10)])])
+    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10, None, 0)])])
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:
