@@ -242,7 +242,7 @@ impl Timers {
         }
         due.sort_by_key(|slot| {
             let record = devices.record(*slot);
-            (record.until_ns, record.device)
+            (record.until_ns, record.device())
         });
     }
 

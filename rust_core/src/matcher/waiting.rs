@@ -158,7 +158,7 @@ impl WaitingRoom {
         (0..).zip(&self.queues).flat_map(move |(index, queue)| {
             let places = queue.places.iter();
             let living = places.filter(move |(t, slot)| devices.waits_in(*slot, *t, index));
-            living.map(move |(ticket, slot)| (index, *ticket, devices.record(*slot).device))
+            living.map(move |(ticket, slot)| (index, *ticket, devices.record(*slot).device()))
         })
     }
 
