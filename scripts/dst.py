@@ -62,6 +62,7 @@ def attempt(seed: int) -> Run | Found:
 def prepare_worker() -> None:
     """The parent alone answers Ctrl-C; what is loaded by now is never garbage."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
 
 
@@ -164,6 +165,7 @@ def main() -> int:
         runs = Runs(list(finished(asked.summary).values()))
         sys.stdout.write(json.dumps(runs.sums()) + "\n" if asked.json else runs.page() + "\n")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     console = Console(quiet=asked.json)
     done = finished(asked.resume)
     drawn_by = harness()

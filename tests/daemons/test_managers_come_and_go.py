@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import zmq
+from typer.testing import CliRunner
 
 from propius import AsyncClient, Job
-from propius.cli.client_managers import add, drain, managers
+from propius.cli.client_managers import add, app, drain, managers
 from propius.cli.cluster import Cluster
 from propius.cli.status import run_info
 from propius.config import config_yaml, load_config
@@ -128,7 +130,7 @@ def test_managers_come_and_go_and_no_accept_is_lost(cluster: Cluster) -> None:
         until(lambda: {m.manager: m.clients for m in managers(cluster.directory)}[2] > 0, "clients")
         fleet.all_served()
         assert drain(cluster.directory, 1, 15)
-        assert sorted(ready(cluster)) == [0, 2]
+        until(lambda: sorted(ready(cluster)) == [0, 2], "no more devices for the drained one")
         assert not drain(cluster.directory, 1, 15)
         fleet.all_served()
         killed = cluster.kill("client_manager-0")
@@ -150,6 +152,28 @@ def test_unknown_and_running_ids_are_errors(cluster: Cluster) -> None:
         drain(cluster.directory, 9, 1)
     with pytest.raises(UsageError, match="client manager 0 is here already"):
         add(cluster.directory, 0, 1)
+
+
+def test_commands_say_in_one_line_what_was_done(cluster: Cluster) -> None:
+    """list as a table and as JSON; add and drain with the number, twice the same is no harm."""
+    at = ["--state-dir", str(cluster.directory)]
+
+    def said(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*arguments, *at])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    assert said("add") == "client manager 2 serves devices\n"
+    rows = json.loads(said("list", "--json"))
+    assert [(row["manager"], row["state"]) for row in rows] == [
+        (0, "ready"), (1, "ready"), (2, "ready")
+    ]  # fmt: skip
+    assert rows[2]["pid"] == cluster.pid("client_manager-2")
+    assert str(rows[2]["incarnation"]) in said("list")
+    assert said("drain", "2").startswith("client manager 2 drained: ")
+    assert said("drain", "2") == "client manager 2 does not run\n"
+    assert "no client manager 9 here (there are: 0, 1)" in said("drain", "9", code=1)
+    assert [status.state for status in cluster.statuses()] == ["ready"] * 5
 
 
 class Devices:
@@ -218,7 +242,7 @@ def test_frozen_manager_is_noticed_and_its_devices_told_within_3_s(cluster: Clus
         assert devices.heard(1, 1.0) == []  # nothing of what it had before
         devices.check_in(3, wait_s=0.0)
         assert devices.heard(DEVICES, 20.0) == ["offer"] * DEVICES
-        assert sum(requests(cluster).values()) == 0
+        until(lambda: sum(requests(cluster).values()) == 0, "nothing left to answer")
     finally:
         os.kill(pid, signal.SIGCONT)
         devices.close()

@@ -110,11 +110,10 @@ class Cluster:
         host.retired = True
         host.exited = lambda: self._gone(host)
         if host.core is None or host.frozen or self._random.random() < 0.5:
-            host.crash()
-            self._gone(host)
+            self._bury(host)
         else:
             host.drain()
-            self._around.clock.after(10 * SECOND_NS, host.stop_by_force)
+            self._around.clock.after(10 * SECOND_NS, self._bury, host)
         return True
 
     # --- each daemon -----------------------------------------------------------------------------
@@ -143,6 +142,11 @@ class Cluster:
         network.dial(host, "scheduler", self.scheduler, "inside")
         network.dial(host, "job_manager", self.job_manager, "managers")
         return host
+
+    def _bury(self, host: Host) -> None:
+        """Whatever happened to it meanwhile, it is gone now."""
+        host.crash()
+        self._gone(host)
 
     def _gone(self, host: Host) -> None:
         self.hosts.pop(host.name, None)
