@@ -174,7 +174,9 @@ impl Matcher {
         let waits = tasks.is_empty() && hold_until_ns > now_ns;
         let is_full = waits && self.waiting.len() >= self.config.waiting_max;
         if is_full || (tasks.is_empty() && !waits) {
-            known.into_iter().for_each(|slot| self.devices.remove(slot));
+            if let Some(slot) = known {
+                self.devices.remove(slot);
+            }
         }
         if is_full {
             return Err(Error::MatcherFull { waiting_max: self.config.waiting_max });
@@ -186,9 +188,9 @@ impl Matcher {
         if waits {
             self.devices.keep(slot, spec, option);
             self.wait(slot, hold_until_ns, profile, declined);
-        } else {
-            self.offer(now_ns, slot, tasks);
+            return Ok(&[]);
         }
+        self.offer(now_ns, slot, tasks);
         Ok(self.devices.tasks(slot))
     }
 
@@ -261,7 +263,9 @@ impl Matcher {
             return false;
         }
         if charged != Some(key) {
-            charged.into_iter().for_each(|old| self.plan.give_back(old));
+            if let Some(old) = charged {
+                self.plan.give_back(old);
+            }
             self.plan.charge(key);
             self.devices.promise_mut(slot).charged = Some(key);
         }
@@ -418,7 +422,9 @@ impl Matcher {
             Standing::Offered => {
                 self.offered -= 1;
                 self.offers.stopped(until_ns, &self.devices);
-                charged.into_iter().for_each(|key| self.plan.give_back(key));
+                if let Some(key) = charged {
+                    self.plan.give_back(key);
+                }
             }
             Standing::Claiming | Standing::Gone => {}
         }
@@ -431,7 +437,9 @@ impl Matcher {
             self.waiting.left(queue, &self.devices);
         } else {
             self.offered -= 1;
-            charged.into_iter().for_each(|key| self.plan.give_back(key));
+            if let Some(key) = charged {
+                self.plan.give_back(key);
+            }
         }
         self.devices.remove(slot);
         self.devices.record(slot).device()

@@ -108,7 +108,7 @@ impl Timers {
     }
 
     fn put_in_level(&mut self, timer: Timer) {
-        let differing = 63 - (timer.until_ns ^ self.base_ns | 1).leading_zeros();
+        let differing = (timer.until_ns ^ self.base_ns | 1).ilog2();
         let level = differing / LEVEL_BITS;
         let slot = timer.until_ns >> (level * LEVEL_BITS) & (SLOTS as u64 - 1);
         let level = &mut self.levels[level as usize];
@@ -142,7 +142,9 @@ impl Timers {
             &mut level.slots
         });
         let timers: Vec<Timer> = slots.flat_map(|slot| slot.drain(..)).collect();
-        timers.into_iter().for_each(|timer| self.put_in_level(timer));
+        for timer in timers {
+            self.put_in_level(timer);
+        }
     }
 
     /// A device that had a timer until then no longer has its stamp.
@@ -184,7 +186,7 @@ impl Timers {
                     self.len -= 1;
                 }
                 None => {
-                    if !self.open_next_slot(devices) {
+                    if !self.open_next_slot() {
                         return;
                     }
                 }
@@ -194,7 +196,7 @@ impl Timers {
 
     /// Takes the earliest slot apart: into `near` if it is small, else into the levels below. False:
     /// there is none. `near` is empty.
-    fn open_next_slot(&mut self, devices: &Devices) -> bool {
+    fn open_next_slot(&mut self) -> bool {
         let Some(level) = self.levels.iter().position(|level| level.used != 0) else {
             return false;
         };
@@ -213,11 +215,7 @@ impl Timers {
         } else {
             (self.base_ns, self.horizon_ns) = (start_ns, start_ns);
             for timer in timers.drain(..) {
-                if timer.is_alive(devices) {
-                    self.put_in_level(timer);
-                } else {
-                    self.len -= 1;
-                }
+                self.put_in_level(timer);
             }
         }
         timers.shrink_to(SPARE_MAX);
@@ -288,7 +286,9 @@ mod tests {
                     model.extract_if(.., |timer| timer.0 <= now_ns).collect();
                 expected.sort_unstable();
                 assert_eq!(due, expected.iter().map(|timer| timer.2).collect::<Vec<_>>());
-                due.iter().for_each(|slot| devices.remove(*slot));
+                for slot in &due {
+                    devices.remove(*slot);
+                }
                 assert_eq!(timers.due_ns(), model.iter().map(|timer| timer.0).min());
                 let (living, len) = timers.living(&devices);
                 assert_eq!((living.len(), len), (model.len(), timers.len));

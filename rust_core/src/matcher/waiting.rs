@@ -146,8 +146,9 @@ impl WaitingRoom {
     }
 
     pub(super) fn sort(&mut self) {
-        // A stable sort finds the runs of which a queue that was merged consists.
-        self.queues.iter_mut().for_each(|queue| queue.places.make_contiguous().sort());
+        for queue in &mut self.queues {
+            queue.places.make_contiguous().sort_unstable();
+        }
     }
 
     /// Every living place: queue, ticket, device; for checks.
