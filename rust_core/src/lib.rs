@@ -25,6 +25,8 @@ mod requirement;
 
 #[cfg(feature = "python")]
 mod python;
+#[cfg(feature = "python")]
+mod python_policy;
 
 pub use error::{Error, Result};
 pub use requirement::{check_vector, meets};
