@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from propius import driver
 from propius.engine import Matcher
 from propius.messages import Offer, Plan, PrivateConstraint, RoundRef, Task, encode_payload
 
@@ -28,35 +29,19 @@ class PlanBook:
         self._constraints: dict[RoundRef, PrivateConstraint] = {}
         self._offers: dict[tuple[RoundRef, ...], bytes] = {}
 
-    def met_scheduler(self, incarnation: int) -> None:
-        """A scheduler answered our hello; a new one numbers its plans from anew."""
-        if incarnation != self._scheduler:
-            self._scheduler, self.version = incarnation, 0
-            self._matcher.expect_new_versions()
+    def met_scheduler(self, incarnation: int) -> bool:
+        """A scheduler answered our hello; True: a new one, which numbers its plans from anew."""
+        if incarnation == self._scheduler:
+            return False
+        self._scheduler, self.version = incarnation, 0
+        self._matcher.expect_new_versions()
+        return True
 
     def apply(self, now_ns: int, plan: Plan) -> bool:
         """Work by this plan; False: it is not newer than the current one. Raises EngineError."""
         if plan.version <= self.version:
             return False
-        groups = [
-            (
-                group.requirement_id,
-                group.requirement,
-                [(r.job, r.round, r.rank, r.quota, r.tier, r.part) for r in group.rounds],
-            )
-            for group in plan.groups
-        ]
-        self._matcher.apply_plan(
-            now_ns,
-            version=plan.version,
-            seq=plan.seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
-            shuffle=plan.shuffle,
-            partitions=plan.partitions,
-        )
+        driver.apply_plan(self._matcher, now_ns, plan)
         self.version, self.known = plan.version, True
         planned_rounds = [planned for group in plan.groups for planned in group.rounds]
         self.open_rounds = sum(planned.quota > 0 for planned in planned_rounds)

@@ -199,10 +199,11 @@ def _remember(job: Job, round_: Round) -> None:
     if round_.completed < round_.reports_min:
         return
     job.rounds_succeeded += 1
-    job.rounds_sum_ns += round_.ended_ns - round_.opened_ns
+    # A reboot sets the clock back: no time is better than a negative one.
+    job.rounds_sum_ns += max(0, round_.ended_ns - round_.opened_ns)
     if round_.filled_ns != NEVER:  # else it had enough at its deadline without ever being full
-        job.last_delay_ns = round_.filled_ns - round_.opened_ns
-        job.last_response_ns = round_.ended_ns - round_.filled_ns
+        job.last_delay_ns = max(0, round_.filled_ns - round_.opened_ns)
+        job.last_response_ns = max(0, round_.ended_ns - round_.filled_ns)
 
 
 def _enter(book: Book, round_: Round, event: str) -> None:

@@ -25,7 +25,7 @@ from typing import Final
 
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
-from propius import engine, messages
+from propius import driver, engine, messages
 from propius.core import SECOND_NS, Core, Frames, Link
 from propius.messages import (
     INSIDE_PAYLOAD_BYTES_MAX,
@@ -78,14 +78,15 @@ class SchedulerCore(Core):
             package_version=settings.package_version,
             schema=settings.schema.schema,
         )
-        self.planner = engine.Planner(
+        self._started = messages.PlannerStarted(
             policy=settings.policy,
+            options=dict(settings.policy_options),
             dimensions=len(settings.schema.attributes),
             seed=seed,
             supply_window_ns=int(settings.supply_window_s * SECOND_NS),
             supply_samples_max=settings.supply_samples_max,
-            options=dict(settings.policy_options),
         )
+        self.planner = driver.planner_of(self._started)
         self.jobs = JobTable(self.planner)
         self.plan: engine.Plan | None = None
         self._groups: list[engine.PlanGroup] = []  # the plan's, read out once
@@ -104,6 +105,8 @@ class SchedulerCore(Core):
     # --- the driver's side -------------------------------------------------------------------
 
     def start(self, now_ns: int) -> None:
+        if self.settings.event_log:
+            self.record(now_ns, self._started)
         self._first_plan_ns = now_ns + int(self.settings.settle_s * SECOND_NS)
 
     def on_message(
@@ -312,34 +315,24 @@ class SchedulerCore(Core):
         try:
             plan = self.planner.plan(now_ns)
         except engine.PolicyError as error:
-            self._policy_failed(error)
+            self._policy_failed(now_ns, error)
             return
         self._policy_fails = False
         self.plan, self._plan_seq = plan, self.jobs.seq
         self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
-            groups = [(rid, rounds) for rid, _, rounds in self._groups]
-            event = messages.PlanMade(
-                version=plan.version,
-                seq=self._plan_seq,
-                policy=self.settings.policy,
-                ranked=plan.ranked,
-                groups=groups,
-                preferences=plan.preferences,
-                fallback=plan.fallback,
-                shuffle=plan.shuffle,
-                partitions=plan.partitions,
-            )
-            self.record(now_ns, event)
+            self.record(now_ns, driver.plan_made(plan, self._plan_seq, self.settings.policy))
 
-    def _policy_failed(self, error: engine.PolicyError) -> None:
+    def _policy_failed(self, now_ns: int, error: engine.PolicyError) -> None:
         """The last plan stays; the policy is asked again after ``replan_s`` or the next change."""
         self.count("policy_errors")
         self._supply_changed = True
         if not self._policy_fails:
             self.say("error", "policy_failed", why=str(error))
         self._policy_fails = True
+        if self.settings.event_log:
+            self.record(now_ns, driver.plan_failed(error))
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
