@@ -12,7 +12,7 @@ on it, as the events that the daemon would log. ``propius replay`` compares them
 log (``evaluation/replay.py``), and what-if gives the planner another policy.
 
 When it is time to look at the clock, to match those who wait, or to make a plan, is an input: the
-events that say so (`CLOCK`) carry the time at which a daemon's loop turned.
+events `TimeLooked`, `WaitingMatched`, `PlanMade` and `PlanFailed` stand where the daemon did so.
 
 >>> started = PlannerStarted(policy="fifo", options={}, dimensions=1, seed=0,
 ...                          supply_window_ns=1, supply_samples_max=1)
@@ -58,8 +58,6 @@ HOLD_OVER: Final = "hold timed out"
 OFFER_OVER: Final = "offer timed out"
 TIMED_OUT: Final = frozenset({HOLD_OVER, OFFER_OVER})
 """The reasons of `ClientForgotten` that are the matcher's finding; all others are an input."""
-CLOCK: Final = (TimeLooked, WaitingMatched, PlanMade, PlanFailed)
-"""Events whose time is an input, whatever they decide."""
 WHY_MAX: Final = 1_000  # characters of an error in an event
 
 
@@ -186,7 +184,8 @@ class MatcherDriver:
         self.plan_version = 0
 
     def take(self, now_ns: int, event: Message) -> list[Message]:
-        """Put one input in; the decisions that it led to. Raises EngineError on a plan refused.
+        """Put one input in; the decisions that it led to. Raises EngineError on a plan that the
+        matcher does not take; a client manager logs those only that it took.
 
         What only says what was decided (offers, those whose time is over) does nothing.
         """
@@ -196,7 +195,8 @@ class MatcherDriver:
                 self.plan_version = 0
                 matcher.expect_new_versions()
             case PlanApplied():
-                apply_plan(matcher, now_ns, event.plan)
+                if not apply_plan(matcher, now_ns, event.plan):
+                    raise EngineError(f"plan {event.plan.version} is not newer than the last one")
                 self.plan_version = event.plan.version
             case CheckedIn():
                 return self._check_in(now_ns, event)
