@@ -47,28 +47,21 @@ def main(
         typer.Option(metavar="NAME=NUMBER", help="What if: with an option of the policy."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=-1, help="What if: with another seed of the policy.", show_default="")
-    ] = -1,
+        int | None, typer.Option(min=0, help="What if: with another seed of the policy.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Drive the engine with the inputs in an event log, and compare its decisions with the log's.
 
     Exits 1 if any offer or plan comes out otherwise, and 2 if the log cannot be replayed.
 
-    With --policy, --option or --seed: what if? Prints, for each plan in the scheduler's log, the
-    order of rounds that it had and the one that it would have had.
+    With --policy, --option or --seed: what if? Prints the plans in the scheduler's log for which the
+    rounds would have stood in another order, and both orders.
     """
     with _refusals():
-        if policy or option or seed >= 0:
+        if policy or option or seed is not None:
             options = parse_options(option or [])
-            instants = list(
-                what_if(
-                    directory,
-                    policy=policy or None,
-                    options=options,
-                    seed=seed if seed >= 0 else None,
-                )
-            )
+            instants = list(what_if(directory, policy=policy or None, options=options, seed=seed))
             _tell_instants(instants, as_json)
             return
         report = replay(directory)
