@@ -41,7 +41,7 @@ from propius.messages import (
     RoundRef,
     SupplyReceived,
 )
-from propius.shell.event_log import Reading, read_events, segments
+from propius.shell.event_log import Reading, daemon_logs, read_events
 
 JOB_MANAGER: Final = "job_manager"
 SCHEDULER: Final = "scheduler"
@@ -63,15 +63,6 @@ class Report:
         self.violations_count += 1
         if len(self.violations) < VIOLATIONS_KEPT_MAX:
             self.violations.append(text)
-
-
-def daemon_logs(directory: Path) -> dict[str, Path]:
-    """The logs below a directory (or the one that it is itself), by daemon."""
-    if segments(directory):
-        return {directory.name: directory}
-    return {
-        path.name: path for path in sorted(directory.iterdir()) if path.is_dir() and segments(path)
-    }
 
 
 def check(directory: Path) -> Report:

@@ -75,6 +75,8 @@ TokenBytes = Annotated[bytes, Meta(max_length=256)]
 SchemaId = Annotated[str, Meta(max_length=32)]
 RoundRef = tuple[JobId, RoundNo]
 """A round as (job, round)."""
+Tier = tuple[Value, Value | None]
+"""The devices with ``min <= option < max``; None = no bound."""
 
 
 class ErrorCode(enum.StrEnum):
@@ -561,6 +563,19 @@ class ClaimResults(Message, frozen=True, kw_only=True):
     reports: list[ReportResult]
 
 
+class JobHistory(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a job's earlier rounds came to, for policies that learn from them.
+
+    The delay and the response time are those of the last round that got enough reports.
+    """
+
+    rounds_succeeded: RoundNo = 0
+    devices_served: Count = 0
+    last_scheduling_ns: Count = 0
+    last_response_ns: Count = 0
+    rounds_ns: Count = 0  # sum of the times of the successful rounds
+
+
 class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A live job as the scheduler needs it; ``round`` is -1 when no round is open."""
 
@@ -575,6 +590,7 @@ class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     demand: Count
     allocated: Count
     opened_ns: Count
+    history: JobHistory = JobHistory()
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
@@ -630,6 +646,8 @@ class PlannedRound(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     rank: Count
     quota: Count
     private_constraint: PrivateConstraint
+    tier: Tier | None = None
+    part: Count = 0
 
 
 class PlannedGroup(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -644,7 +662,9 @@ class Plan(Message, frozen=True, kw_only=True):
     """Scheduler → client manager: what to offer, as of job event ``seq``.
 
     ``ranked``: offers follow the rounds' global rank; otherwise each signature's preference of
-    groups. A signature that is not listed follows ``fallback``.
+    groups. A signature that is not listed follows ``fallback``. With ``shuffle`` every client goes
+    through its rounds in an order of its own. With ``partitions`` a device is offered the rounds of
+    its own part only.
     """
 
     kind: ClassVar[str] = "plan"
@@ -654,6 +674,8 @@ class Plan(Message, frozen=True, kw_only=True):
     groups: list[PlannedGroup]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
 
 
 # === the event log (design: one append-only log of every input of every decision) ==============
@@ -669,6 +691,33 @@ class LogOpened(Message, frozen=True, kw_only=True):
     schema: SchemaId
     attributes: list[tuple[Name, Value]]
     wall_s: WallClock  # wall clock at the event's own time
+
+
+class MatcherStarted(Message, frozen=True, kw_only=True):
+    """First of a client manager's own events: all that its matcher was made from."""
+
+    kind: ClassVar[str] = "matcher_started"
+    manager: ManagerId
+    dimensions: Count
+    tasks_per_offer_max: Count
+    offer_timeout_ns: Count
+    waiting_max: Count
+    declined_max: Count
+    supply_bucket_ns: Count
+    supply_sample_max: Count
+    seed: Count
+
+
+class PlannerStarted(Message, frozen=True, kw_only=True):
+    """First of the scheduler's own events: all that its planner was made from."""
+
+    kind: ClassVar[str] = "planner_started"
+    policy: Name
+    options: dict[Name, Annotated[float, Meta(ge=-VALUE_MAX, le=VALUE_MAX)]]
+    dimensions: Count
+    seed: Count
+    supply_window_ns: Count
+    supply_samples_max: Count
 
 
 class JobRegistered(Message, frozen=True, kw_only=True):
@@ -748,6 +797,15 @@ class Claimed(Message, frozen=True, kw_only=True):
     round: RoundNo
 
 
+class LookedUp(Message, frozen=True, kw_only=True):
+    """A device accepted what it is not offered (any more): was it granted that earlier?"""
+
+    kind: ClassVar[str] = "looked_up"
+    device_id: DeviceId
+    job: JobId
+    round: RoundNo
+
+
 class ClaimAnswered(Message, frozen=True, kw_only=True):
     kind: ClassVar[str] = "claim_answered"
     device_id: DeviceId
@@ -771,6 +829,25 @@ class ClientForgotten(Message, frozen=True, kw_only=True):
     reason: Name
 
 
+class TimeLooked(Message, frozen=True, kw_only=True):
+    """A client manager let go of those whose time was over: the clients forgotten that follow."""
+
+    kind: ClassVar[str] = "time_looked"
+
+
+class WaitingMatched(Message, frozen=True, kw_only=True):
+    """A client manager matched those who wait: the offers that follow. It ends a batch."""
+
+    kind: ClassVar[str] = "waiting_matched"
+
+
+class SchedulerMet(Message, frozen=True, kw_only=True):
+    """A client manager met another scheduler, which numbers its plans from anew."""
+
+    kind: ClassVar[str] = "scheduler_met"
+    incarnation: Count
+
+
 class PlanApplied(Message, frozen=True, kw_only=True):
     """A client manager's matcher works by this plan from here on."""
 
@@ -784,9 +861,25 @@ class PlanMade(Message, frozen=True, kw_only=True):
     seq: Count
     policy: Name
     ranked: bool
-    groups: list[tuple[RequirementId, list[tuple[JobId, RoundNo, Count, Count]]]]
+    groups: list[
+        tuple[
+            RequirementId,
+            list[tuple[JobId, RoundNo, Count, Count, Tier | None, Count]],
+        ]
+    ]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
+    # By manager, in the order of the groups' rounds.
+    quotas: list[tuple[ManagerId, list[Count]]] = []
+
+
+class PlanFailed(Message, frozen=True, kw_only=True):
+    """The scheduler asked its policy for a plan and got none; the last one stays."""
+
+    kind: ClassVar[str] = "plan_failed"
+    why: Text
 
 
 class SupplyReceived(Message, frozen=True, kw_only=True):
@@ -831,10 +924,11 @@ JOB_REQUESTS: Final = (GetSchema, Register, Attach, StartRequest, EndRequest, Co
 CLIENT_REQUESTS: Final = (GetSchema, CheckIn, Accept, Decline, Report)
 INSIDE: Final = (Hello, Welcome, Reject, Beat, Forward, Deliver, Undeliverable, Claims,
                  ClaimResults, Snapshot, JobEvents, NeedSnapshot, Supply, Plan)  # fmt: skip
-EVENTS: Final = (LogOpened, JobRegistered, RoundOpened, LeaseGranted, LeaseEnded, RoundChanged,
-                 JobChanged, CheckedIn, Offered, Claimed, ClaimAnswered, Declined, ClientForgotten,
-                 PlanApplied, PlanMade, SupplyReceived, ManagerJoined, ManagerLeft,
-                 JobsReceived)  # fmt: skip
+EVENTS: Final = (LogOpened, MatcherStarted, PlannerStarted, JobRegistered, RoundOpened,
+                 LeaseGranted, LeaseEnded, RoundChanged, JobChanged, CheckedIn, Offered, Claimed,
+                 LookedUp, ClaimAnswered, Declined, ClientForgotten, TimeLooked, WaitingMatched,
+                 SchedulerMet, PlanApplied, PlanMade, PlanFailed, SupplyReceived, ManagerJoined,
+                 ManagerLeft, JobsReceived)  # fmt: skip
 
 MESSAGES: Final[dict[str, type[Message]]] = {
     cls.kind: cls for cls in (*REPLIES, *JOB_REQUESTS, *CLIENT_REQUESTS, *INSIDE, *EVENTS)

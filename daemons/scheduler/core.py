@@ -10,7 +10,8 @@ client managers); out go plans, one message a manager, alike but for its quotas.
 * A manager that comes or goes changes everybody's quotas, so it is a change like the others.
 * A plan that got lost is noticed: a manager's beat says which one it has. (One that could not be
   delivered is not sent again at once: to a peer that is gone, that would go on for ever.)
-* If the job manager is lost, the last plan stays in force.
+* If the job manager is lost, the last plan stays in force. So it does if the policy fails, which
+  only one of the operator's own can: that is counted, and said once until a plan is made again.
 
 Nothing is stored: after a restart the job manager sends a snapshot and the managers their last
 supply. Not here: the order of jobs, which is the engine's (:mod:`propius.engine`).
@@ -20,11 +21,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
-from propius import engine, messages
+from propius import driver, engine, messages
 from propius.core import SECOND_NS, Core, Frames, Link
 from propius.messages import (
     INSIDE_PAYLOAD_BYTES_MAX,
@@ -52,8 +53,6 @@ ASK_AGAIN_NS: Final = SECOND_NS // 2  # between requests for a snapshot
 SEND_AGAIN_NS: Final = SECOND_NS  # before a plan that a manager does not confirm is sent again
 SUPPLY_SEEN_MAX: Final = 1_024  # managers whose supply numbers are remembered
 
-PlanGroup: TypeAlias = tuple[int, list[float], list[tuple[int, int, int, int]]]
-
 
 @dataclass(slots=True)
 class Manager:
@@ -79,16 +78,18 @@ class SchedulerCore(Core):
             package_version=settings.package_version,
             schema=settings.schema.schema,
         )
-        self.planner = engine.Planner(
+        self._started = messages.PlannerStarted(
             policy=settings.policy,
+            options=dict(settings.policy_options),
             dimensions=len(settings.schema.attributes),
             seed=seed,
             supply_window_ns=int(settings.supply_window_s * SECOND_NS),
             supply_samples_max=settings.supply_samples_max,
         )
+        self.planner = driver.planner_of(self._started)
         self.jobs = JobTable(self.planner)
         self.plan: engine.Plan | None = None
-        self._groups: list[PlanGroup] = []  # the plan's, read out once
+        self._groups: list[engine.PlanGroup] = []  # the plan's, read out once
         self._planned_for: frozenset[int] = frozenset()  # managers that the plan has quotas for
         self.managers: dict[str, Manager] = {}
         self._plan_seq = 0  # the job event that the plan knows of
@@ -96,6 +97,7 @@ class SchedulerCore(Core):
         self._first_plan_ns = 0
         self._changed = False  # jobs or managers, since the last plan
         self._supply_changed = False
+        self._policy_fails = False  # since the last plan; it was said
         self._asked_ns: int | None = None  # when a snapshot was last asked for, while one is due
         # manager id → (its incarnation, the last bucket taken); outlives the manager's absence.
         self._supply_seen: OrderedDict[int, tuple[int, int]] = OrderedDict()
@@ -103,6 +105,8 @@ class SchedulerCore(Core):
     # --- the driver's side -------------------------------------------------------------------
 
     def start(self, now_ns: int) -> None:
+        if self.settings.event_log:
+            self.record(now_ns, self._started)
         self._first_plan_ns = now_ns + int(self.settings.settle_s * SECOND_NS)
 
     def on_message(
@@ -174,7 +178,7 @@ class SchedulerCore(Core):
         if self.plan is not None and self._planned_for:
             quotas = [self.plan.quotas(manager) for manager in sorted(self._planned_for)]
             rounds = [planned for _, _, rounds in self._groups for planned in rounds]
-            for (job, number, _, remaining), *shares in zip(rounds, *quotas, strict=True):
+            for (job, number, _, remaining, _, _), *shares in zip(rounds, *quotas, strict=True):
                 assert sum(shares) <= remaining + len(shares) - 1, (
                     f"round {job}.{number} over-woken"
                 )
@@ -306,23 +310,29 @@ class SchedulerCore(Core):
         return self._planned_ns + int(wait_s * SECOND_NS)
 
     def _make_plan(self, now_ns: int) -> None:
-        plan = self.planner.plan(now_ns)
-        self.plan, self._plan_seq, self._planned_ns = plan, self.jobs.seq, now_ns
-        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
+        self._planned_ns = now_ns
         self._changed = self._supply_changed = False
+        try:
+            plan = self.planner.plan(now_ns)
+        except engine.PolicyError as error:
+            self._policy_failed(now_ns, error)
+            return
+        self._policy_fails = False
+        self.plan, self._plan_seq = plan, self.jobs.seq
+        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
-            groups = [(rid, rounds) for rid, _, rounds in self._groups]
-            event = messages.PlanMade(
-                version=plan.version,
-                seq=self._plan_seq,
-                policy=self.settings.policy,
-                ranked=plan.ranked,
-                groups=groups,
-                preferences=plan.preferences,
-                fallback=plan.fallback,
-            )
-            self.record(now_ns, event)
+            self.record(now_ns, driver.plan_made(plan, self._plan_seq, self.settings.policy))
+
+    def _policy_failed(self, now_ns: int, error: engine.PolicyError) -> None:
+        """The last plan stays; the policy is asked again after ``replan_s`` or the next change."""
+        self.count("policy_errors")
+        self._supply_changed = True
+        if not self._policy_fails:
+            self.say("error", "policy_failed", why=str(error))
+        self._policy_fails = True
+        if self.settings.event_log:
+            self.record(now_ns, driver.plan_failed(error))
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
@@ -333,8 +343,10 @@ class SchedulerCore(Core):
                 rid,
                 vector,
                 [
-                    PlannedRound(job, round_no, rank, next(quotas), constraints.get(job, {}))
-                    for job, round_no, rank, _ in rounds
+                    PlannedRound(
+                        job, number, rank, next(quotas), constraints.get(job, {}), tier, part
+                    )
+                    for job, number, rank, _, tier, part in rounds
                 ],
             )
             for rid, vector, rounds in self._groups
@@ -346,5 +358,7 @@ class SchedulerCore(Core):
             groups=groups,
             preferences=plan.preferences,
             fallback=plan.fallback,
+            shuffle=plan.shuffle,
+            partitions=plan.partitions,
         )
         self.listener.send(now_ns, manager.peer, message)

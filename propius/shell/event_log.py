@@ -134,6 +134,15 @@ def segments(directory: Path) -> list[Path]:
     )
 
 
+def daemon_logs(directory: Path) -> dict[str, Path]:
+    """The logs below a directory (or the one that it is itself), by daemon."""
+    if segments(directory):
+        return {directory.name: directory}
+    return {
+        path.name: path for path in sorted(directory.iterdir()) if path.is_dir() and segments(path)
+    }
+
+
 def read_events(directory: Path, reading: Reading | None = None) -> Iterator[tuple[int, Message]]:
     """(now_ns, event) of a program's log, in the order they were written.
 

@@ -25,6 +25,7 @@ import psutil
 from daemons.event_log_check import check as check_log
 from daemons.job_manager import records
 from daemons.store.sqlite import SqliteStore
+from evaluation.replay import replay
 from propius.job import Operator
 from propius.messages import JobStatus
 from tests.campaign.checker import Final as EndState
@@ -225,6 +226,9 @@ class Campaign:
         self.outcome.log_counts = dict(report.counts)
         for violation in report.violations:
             yield f"propius log verify: {violation}"
+        for daemon in replay(site.events).daemons:
+            for difference in daemon.differences:
+                yield f"propius replay: {daemon.daemon}: {difference}"
 
 
 def order(program: subprocess.Popen[bytes]) -> None:

@@ -59,8 +59,8 @@ def test_a_plan_shows_groups_rounds_and_quotas() -> None:
     planner = a_planner()
     plan = planner.plan(0)
     assert (plan.version, plan.ranked, plan.managers) == (1, True, [0])
-    assert plan.groups == [(0, [2.0, 0.0], [(7, 0, 0, 3)])]
-    assert engine.groups_for(plan, 0) == [(0, [2.0, 0.0], [(7, 0, 0, 3)])]
+    assert plan.groups == [(0, [2.0, 0.0], [(7, 0, 0, 3, None, 0)])]
+    assert engine.groups_for(plan, 0) == [(0, [2.0, 0.0], [(7, 0, 0, 3, None, 0)])]
     assert (plan.preferences, plan.fallback, plan.quotas(0)) == ([], [0], [3])
     assert "job 7 round 0 lacks 3" in plan.explain()
     assert planner.plan(0).version == 2
@@ -90,7 +90,7 @@ def test_a_round_leaves_the_plan_when_it_is_full_or_closed() -> None:
     assert not planner.set_allocated(8, 0, 0), "not a job"
     planner.open_round(7, 1, demand=2, allocated=0, opened_ns=0)
     planner.close_round(7, 0)
-    assert [rounds for _, _, rounds in planner.plan(0).groups] == [[(7, 1, 0, 2)]]
+    assert [rounds for _, _, rounds in planner.plan(0).groups] == [[(7, 1, 0, 2, None, 0)]]
     planner.close_round(7, 1)
     assert planner.plan(0).groups == []
     planner.reset()

@@ -4,7 +4,8 @@ import enum
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -62,6 +63,10 @@ def values_of(annotation: Any, meta: Meta = ANY) -> st.SearchStrategy[Any]:
         return st.dictionaries(values_of(args[0]), values_of(args[1]), max_size=longest)
     if origin is tuple:
         return st.tuples(*(values_of(each) for each in args))
+    if origin in {Union, UnionType}:
+        return st.one_of([values_of(each) for each in args])
+    if annotation is type(None):
+        return st.none()
     if issubclass(annotation, enum.Enum):
         return st.sampled_from(list(annotation))
     if issubclass(annotation, Struct):

@@ -83,7 +83,8 @@ class News:
             return
         check(set(table.constraints) == set(told), f"jobs of event {table.seq}", told)
         rounds = {job: number for job, number in told.items() if number >= 0}
-        check(table._open == rounds, f"open rounds {table._open} at {table.seq}", rounds)
+        opened = table.open_rounds
+        check(opened == rounds, f"open rounds {opened} at {table.seq}", rounds)
 
     def _put(self, jobs: list[JobState]) -> None:
         for state in jobs:

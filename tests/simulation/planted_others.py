@@ -83,7 +83,14 @@ def quota_not_returned(plant: pytest.MonkeyPatch) -> None:
 
         def apply_plan(self, now_ns: int, *, groups: Any, **plan: Any) -> None:
             cut = [
-                (rid, vector, [(j, r, rank, max(0, q - self._lost[j, r])) for j, r, rank, q in of])
+                (
+                    rid,
+                    vector,
+                    [
+                        (j, r, rank, max(0, q - self._lost[j, r]), *more)
+                        for j, r, rank, q, *more in of
+                    ],
+                )
                 for rid, vector, of in groups
             ]
             self._right.apply_plan(now_ns, groups=cut, **plan)

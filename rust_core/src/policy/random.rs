@@ -4,19 +4,19 @@
 //! and fill none. The draw depends on the seed and the round alone, so a plan made again, or made
 //! after other rounds came and went, keeps the order. Cost: one sort.
 
-use super::{Decision, Policy, PolicyView, ranked_by};
+use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
 use crate::random::draw;
 
 pub(super) struct Random;
 
 impl Policy for Random {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "random"
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
         let lot = |job, round| draw(view.seed, job, u64::from(round));
-        ranked_by(view, |r| (lot(r.key.job, r.key.round), r.key))
+        Ok(ranked_by(view, |r| (lot(r.key.job, r.key.round), r.key)))
     }
 }
 

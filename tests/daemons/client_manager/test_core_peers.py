@@ -26,11 +26,16 @@ from propius.messages import (
     Header,
     Heartbeat,
     Hello,
+    LookedUp,
+    MatcherStarted,
     Offered,
     PlanApplied,
     Reject,
+    SchedulerMet,
     Supply,
+    TimeLooked,
     Undeliverable,
+    WaitingMatched,
     Welcome,
     encode,
     encode_header,
@@ -373,7 +378,10 @@ def test_supply_repeats_the_last_buckets_and_all_to_a_new_scheduler() -> None:
 
 
 def test_events_are_the_matchers_inputs_in_order() -> None:
-    """Check-in, plan, offer, claim, answer, decline, time-outs: each once, in order."""
+    """Check-in, plan, offer, claim, answer, decline, time-outs: each once, in order.
+
+    What tells the time stands between them: a batch ends, somebody's time may be over.
+    """
     world = World()
     world.check_in(1, wait_s=60.0)
     world.plan(7, 8)
@@ -383,10 +391,22 @@ def test_events_are_the_matchers_inputs_in_order() -> None:
     world.check_in(2)
     world.advance(11.0)
     kinds = [type(event) for event in world.driver.take_events()]
-    assert kinds == [
-        CheckedIn, PlanApplied, Offered, Claimed, ClaimAnswered, Declined,
-        CheckedIn, Offered, ClientForgotten,
+    assert [kind for kind in kinds if kind not in {TimeLooked, WaitingMatched}] == [
+        MatcherStarted, SchedulerMet, CheckedIn, PlanApplied, Offered, Claimed, ClaimAnswered,
+        Declined, CheckedIn, Offered, ClientForgotten,
     ]  # fmt: skip
+    assert kinds[kinds.index(PlanApplied) + 1] is WaitingMatched
+    assert kinds[-3:] == [TimeLooked, ClientForgotten, WaitingMatched]
+
+
+def test_an_accept_of_what_was_not_offered_is_an_event() -> None:
+    """The matcher was asked and said no: ``looked_up``, not ``claimed``."""
+    world = World()
+    offered(world, 7)
+    world.accept(1, 9)
+    events = world.driver.take_events()
+    assert any(isinstance(event, LookedUp) for event in events)
+    assert not any(isinstance(event, Claimed) for event in events)
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:

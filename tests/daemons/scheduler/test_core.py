@@ -15,6 +15,7 @@ from propius.messages import (
     NeedSnapshot,
     Plan,
     PlanMade,
+    PlannerStarted,
     Reject,
     Supply,
     SupplyBucket,
@@ -369,13 +370,14 @@ def test_events_are_the_inputs_of_every_plan_in_order() -> None:
     events = world.driver.take_events()
     kinds = [type(event) for event in events]
     assert kinds == [
-        ManagerJoined, JobsReceived, PlanMade, SupplyReceived, JobsReceived, PlanMade
+        PlannerStarted, ManagerJoined, JobsReceived, PlanMade, SupplyReceived, JobsReceived,
+        PlanMade,
     ]  # fmt: skip
-    snapshot, made = events[1], events[2]
+    snapshot, made = events[2], events[3]
     assert isinstance(snapshot, JobsReceived)
     assert isinstance(made, PlanMade)
     assert (snapshot.whole, snapshot.seq) == (True, 10)
-    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10)])])
+    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10, None, 0)])])
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:
