@@ -21,6 +21,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from daemons.scheduler import plans
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
 from propius import engine, messages
@@ -34,8 +35,6 @@ from propius.messages import (
     JobEvents,
     Message,
     NeedSnapshot,
-    PlannedGroup,
-    PlannedRound,
     Snapshot,
     Supply,
     SupplyBucket,
@@ -295,18 +294,8 @@ class SchedulerCore(Core):
         self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
-            groups = [(rid, rounds) for rid, _, rounds in self._groups]
-            event = messages.PlanMade(
-                version=plan.version,
-                seq=self._plan_seq,
-                policy=self.settings.policy,
-                ranked=plan.ranked,
-                groups=groups,
-                preferences=plan.preferences,
-                fallback=plan.fallback,
-                shuffle=plan.shuffle,
-                partitions=plan.partitions,
-            )
+            policy = self.settings.policy
+            event = plans.to_event(plan, self._groups, seq=self._plan_seq, policy=policy)
             self.record(now_ns, event)
 
     def _policy_failed(self, error: engine.PolicyError) -> None:
@@ -319,29 +308,11 @@ class SchedulerCore(Core):
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
-        quotas = iter(plan.quotas(manager.peer.manager))
-        constraints = self.jobs.constraints
-        groups = [
-            PlannedGroup(
-                rid,
-                vector,
-                [
-                    PlannedRound(
-                        job, number, rank, next(quotas), constraints.get(job, {}), tier, part
-                    )
-                    for job, number, rank, _, tier, part in rounds
-                ],
-            )
-            for rid, vector, rounds in self._groups
-        ]
-        message = messages.Plan(
-            version=plan.version,
+        message = plans.to_message(
+            plan,
+            self._groups,
+            manager=manager.peer.manager,
             seq=self._plan_seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
-            shuffle=plan.shuffle,
-            partitions=plan.partitions,
+            constraints=self.jobs.constraints,
         )
         self.listener.send(now_ns, manager.peer, message)

@@ -210,7 +210,7 @@ impl PyMatcher {
         option: f64,
         hold_until_ns: Nat<u64>,
     ) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
+        Ok(tasks(self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
     }
 
     /// New offers to those who wait, first come first served.
@@ -271,9 +271,16 @@ impl PyMatcher {
         buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
     }
 
-    /// What a device with this spec would be offered now; nothing changes.
-    fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.would_offer(&spec)?))
+    /// What such a device would be offered now; nothing changes.
+    #[pyo3(signature = (spec, option=0.0, device=DeviceId(0)),
+        text_signature = "($self, spec, option=0.0, device='00000000000000000000000000000000')")]
+    fn would_offer(
+        &mut self,
+        spec: Vec<f64>,
+        option: f64,
+        device: DeviceId,
+    ) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.would_offer(device.0, &spec, option)?))
     }
 
     /// How many of each thing there are.

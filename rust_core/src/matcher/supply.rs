@@ -1,8 +1,9 @@
 //! The supply that this manager sees: distinct devices per time bucket, and a sample of them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::MatcherConfig;
+use super::hash::{Hasher, KeyedSet};
 use crate::Device;
 use crate::random::SplitMix64;
 
@@ -30,20 +31,19 @@ pub(super) struct SupplyCounter {
     sample_max: usize,
     random: SplitMix64,
     open: Option<SupplyBucket>,
-    /// The devices of the open bucket. Strangers choose device ids, hence the keyed hasher; never
-    /// iterated.
-    seen: HashSet<Device>,
+    /// The devices of the open bucket.
+    seen: KeyedSet<Device>,
     closed: VecDeque<SupplyBucket>,
 }
 
 impl SupplyCounter {
-    pub(super) fn new(config: &MatcherConfig) -> Self {
+    pub(super) fn new(config: &MatcherConfig, hasher: Hasher) -> Self {
         Self {
             bucket_ns: config.supply_bucket_ns,
             sample_max: config.supply_sample_max,
             random: SplitMix64::new(config.seed),
             open: None,
-            seen: HashSet::new(),
+            seen: KeyedSet::with_hasher(hasher),
             closed: VecDeque::new(),
         }
     }
