@@ -132,6 +132,7 @@ class LoadBalancerConfig(_Section):
     inside_port: Port
     admin_port: Port
     pending_max: Limit
+    pending_per_connection_max: Limit
 
 
 class ClientManagerConfig(_Section):

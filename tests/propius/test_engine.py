@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ DEVICE = "0123456789abcdef" * 2
 OTHER = "f" * 32
 
 
-def a_planner(policy: str = "fifo", **settings: int) -> Planner:
+def a_planner(policy: str = "fifo", **settings: Any) -> Planner:
     """A planner with one manager and one job (7) that lacks three devices."""
     planner = Planner(policy=policy, dimensions=2, **settings)
     planner.add_manager(0)

@@ -9,7 +9,7 @@ import pytest
 
 from propius import policy
 from propius.messages import JobHistory
-from tests.daemons.scheduler.test_core import World, job, rounds_of
+from tests.daemons.scheduler.kit import World, job, rounds_of
 
 
 class Moody:
