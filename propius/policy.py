@@ -117,8 +117,8 @@ class _Adapter:
             seed=seed,
             jobs=jobs,
             options=MappingProxyType(options),
-            rounds=tuple(Round(*round_[:-1], History(*round_[-1])) for round_ in rounds),
-            groups=tuple(Group(*group[:-1], tuple(group[-1])) for group in groups),
+            rounds=tuple(Round(*(*round_[:-1], History(*round_[-1]))) for round_ in rounds),
+            groups=tuple(Group(*(*group[:-1], tuple(group[-1]))) for group in groups),
             signatures=tuple(Signature(tuple(met), devices) for met, devices in signatures),
         )
         answer = self._policy.order(snapshot)
