@@ -116,10 +116,10 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
-    progress=None),
+    tasks_max=None, progress=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
-        progress=None)")]
+        tasks_max=None, progress=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -135,6 +135,7 @@ pub(crate) fn simulate(
     managers: u32,
     replan_s: f64,
     plan_gap_s: f64,
+    tasks_max: Option<u32>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
@@ -164,6 +165,7 @@ pub(crate) fn simulate(
                 managers,
                 replan_s,
                 plan_gap_s,
+                tasks_max,
                 ..SimulatorConfig::new(&policy)
             };
             py.detach(|| simulator::run(&trace, &list, &config, &mut told))

@@ -6,7 +6,7 @@
 //!   offer. The task starts up to [`SimulatorConfig::dispatch_s`] later and takes the time that the
 //!   trace says. If that is longer than the session, the device is gone when its session ends, and
 //!   its slot is offered again while the round is open. A device that has done its task checks in
-//!   again if its session lasts.
+//!   again if its session lasts (and it has done fewer than [`SimulatorConfig::tasks_max`]).
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
 //!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
@@ -23,11 +23,14 @@ use super::trace::CLASSES;
 use super::{Calendar, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace};
 use crate::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{JobSpec, Plan, Planner, PlannerConfig};
+use crate::policy::{self, Rule};
 use crate::random::{SplitMix64, draw};
 use crate::{Device, Error, Job, Manager, Result, RoundKey};
 
 /// The caller hears of the progress, and may stop the run, once in so many events.
 const PROGRESS_EVENTS: u64 = 1 << 17;
+/// A device whose whole offer was refused checks in again after so long.
+const TRY_AGAIN_S: f64 = 1.0;
 /// So many clients may wait with one manager.
 const WAITING_MAX: usize = 1 << 30;
 
@@ -52,6 +55,8 @@ pub struct SimulatorConfig {
     pub plan_gap_s: f64,
     /// The delay between accept and start of a task is drawn below this.
     pub dispatch_s: f64,
+    /// How many tasks a device does in a session before it leaves. None: as many as it can.
+    pub tasks_max: Option<u32>,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
     /// Re-computes every invariant of the matchers after each plan; slow, for tests.
@@ -71,6 +76,7 @@ impl SimulatorConfig {
             replan_s: 300.0,
             plan_gap_s: 0.02,
             dispatch_s: 2.0,
+            tasks_max: None,
             supply_bucket_s: 60.0,
             check: false,
         }
@@ -81,6 +87,7 @@ impl SimulatorConfig {
         let rules = [
             ("repeat", self.repeat > 0, "at least 1"),
             ("managers", (1..=1_000).contains(&self.managers), "1 to 1000"),
+            ("tasks_max", self.tasks_max != Some(0), "at least 1"),
             ("replan_s", is_time(self.replan_s), "a time above 0"),
             ("period_s", self.period_s.is_none_or(is_time), "a time above 0"),
             ("supply_bucket_s", is_time(self.supply_bucket_s), "a time above 0"),
@@ -103,9 +110,20 @@ pub fn run(
     config: &SimulatorConfig,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> std::result::Result<RunResult, SimulationError> {
+    run_with_rule(trace, jobs, config, Rule::Known(policy::find(&config.policy)?), progress)
+}
+
+/// The same with a policy that need not be in the table; the name in `config` is not read.
+pub fn run_with_rule(
+    trace: &Trace,
+    jobs: &[SimulatedJob],
+    config: &SimulatorConfig,
+    rule: Rule,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> std::result::Result<RunResult, SimulationError> {
     super::check_jobs(jobs, trace)?;
     config.check()?;
-    let mut driver = Driver::new(trace, jobs, config)?;
+    let mut driver = Driver::new(trace, jobs, config, rule)?;
     let (end_ns, repeats) = driver.play(progress)?;
     let mut result = RunResult {
         jobs: driver.jobs.into_iter().map(|job| job.result).collect(),
@@ -124,6 +142,8 @@ struct Visit {
     end_ns: u64,
     /// Sessions are numbered through all replays of the trace.
     number: u64,
+    /// How many tasks it has taken.
+    tasks: u32,
 }
 
 /// Those who are here, waiting or working: a slab, so that the few that are here lie together.
@@ -168,6 +188,7 @@ enum Event {
     Deadline { job: u32, round: u32 },
     TaskDone { job: u32, stamp: u32, visit: u32 },
     DeviceGone { job: u32, stamp: u32, visit: u32 },
+    TryAgain { visit: u32 },
     Supply,
     Plan,
 }
@@ -197,7 +218,12 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(trace: &'a Trace, jobs: &[SimulatedJob], config: &'a SimulatorConfig) -> Result<Self> {
+    fn new(
+        trace: &'a Trace,
+        jobs: &[SimulatedJob],
+        config: &'a SimulatorConfig,
+        rule: Rule,
+    ) -> Result<Self> {
         let specs = Specs::new(trace);
         let mut planner_config = PlannerConfig {
             seed: draw(config.seed, 0x706c_616e, 0),
@@ -206,7 +232,7 @@ impl<'a> Driver<'a> {
         for (name, value) in &config.policy_options {
             planner_config.set_option(name, *value)?;
         }
-        let mut planner = Planner::new(&planner_config)?;
+        let mut planner = Planner::with_rule(&planner_config, rule)?;
         (0..config.managers).for_each(|manager| planner.add_manager(manager));
         let matcher = |manager: Manager| {
             Matcher::new(MatcherConfig {
@@ -296,13 +322,13 @@ impl<'a> Driver<'a> {
         let session = self.trace.session(row);
         let end_ns = to_ns(session.end_s + f64::from(played) * self.period_s);
         let number = u64::from(played) * self.trace.len() as u64 + row as u64;
-        let visit = self.visits.add(Visit { session, end_ns, number });
+        let visit = self.visits.add(Visit { session, end_ns, number, tasks: 0 });
         self.check_in(now_ns, visit)
     }
 
     fn check_in(&mut self, now_ns: u64, visit: u32) -> Result<()> {
         self.tally.checkins += 1;
-        let &Visit { session, end_ns, number } = self.visits.get(visit);
+        let &Visit { session, end_ns, number, .. } = self.visits.get(visit);
         let device = self.visits.device(visit);
         let manager = self.manager_of(number);
         let spec = self.specs.of(session.classes);
@@ -317,6 +343,16 @@ impl<'a> Driver<'a> {
         } else if end_ns <= now_ns {
             self.visits.remove(visit);
         }
+        Ok(())
+    }
+
+    /// A device that is free again checks in, if its session lasts.
+    fn come_back(&mut self, now_ns: u64, visit: u32) -> Result<()> {
+        let Visit { end_ns, tasks, .. } = self.visits.get(visit);
+        if *end_ns > now_ns && self.config.tasks_max.is_none_or(|most| *tasks < most) {
+            return self.check_in(now_ns, visit);
+        }
+        self.visits.remove(visit);
         Ok(())
     }
 
@@ -349,13 +385,14 @@ impl<'a> Driver<'a> {
                 break;
             }
         }
-        // Everything was refused. The live device would check in again; here it has left.
+        // Everything was refused: the round ended, or another manager's device was faster.
         matcher.forget(device);
-        self.visits.remove(visit);
+        self.heap.push(now_ns + to_ns(TRY_AGAIN_S), Event::TryAgain { visit });
     }
 
     fn start_task(&mut self, now_ns: u64, job: u32, visit: u32) {
-        let Visit { session, end_ns, .. } = self.visits.get(visit);
+        let Visit { session, end_ns, tasks, .. } = &mut self.visits.places[visit as usize];
+        *tasks += 1;
         let book = &mut self.jobs[job as usize];
         let spec = book.spec();
         self.tally.dispatched += 1;
@@ -388,11 +425,7 @@ impl<'a> Driver<'a> {
                 self.tally.completed += 1;
                 let outcome = self.jobs[job as usize].report(now_ns, stamp, &mut self.tally);
                 self.note(job, outcome);
-                if self.visits.get(visit).end_ns > now_ns {
-                    self.check_in(now_ns, visit)?;
-                } else {
-                    self.visits.remove(visit);
-                }
+                self.come_back(now_ns, visit)?;
             }
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
@@ -400,6 +433,7 @@ impl<'a> Driver<'a> {
                 let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
             }
+            Event::TryAgain { visit } => self.come_back(now_ns, visit)?,
             Event::Supply => {
                 self.bring_supply(now_ns)?;
                 self.heap.push(now_ns + to_ns(self.config.replan_s), Event::Supply);

@@ -14,7 +14,7 @@ use std::fmt;
 
 use crate::Error;
 
-pub use driver::{SimulatorConfig, run};
+pub use driver::{SimulatorConfig, run, run_with_rule};
 pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob};
