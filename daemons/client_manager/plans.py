@@ -1,7 +1,7 @@
 """The plan that a client manager works by, and how its offers look on the wire.
 
-The scheduler numbers its plans from anew when it restarts, so the matcher is given numbers of our
-own; offers show the scheduler's. Offers of the same rounds are the same bytes, and are made once.
+The scheduler numbers its plans from anew when it restarts, and the matcher is told when. Offers of
+the same rounds are the same bytes, and are made once.
 
 Not here: which rounds a client is offered (:mod:`propius.engine`).
 """
@@ -25,7 +25,6 @@ class PlanBook:
         self.open_rounds = 0  # with a quota for this manager
         self._matcher = matcher
         self._scheduler = -1  # the incarnation that ``version`` belongs to
-        self._applied = 0
         self._constraints: dict[RoundRef, PrivateConstraint] = {}
         self._offers: dict[tuple[RoundRef, ...], bytes] = {}
 
@@ -33,6 +32,7 @@ class PlanBook:
         """A scheduler answered our hello; a new one numbers its plans from anew."""
         if incarnation != self._scheduler:
             self._scheduler, self.version = incarnation, 0
+            self._matcher.expect_new_versions()
 
     def apply(self, now_ns: int, plan: Plan) -> bool:
         """Work by this plan; False: it is not newer than the current one. Raises EngineError."""
@@ -48,7 +48,7 @@ class PlanBook:
         ]
         self._matcher.apply_plan(
             now_ns,
-            version=self._applied + 1,
+            version=plan.version,
             seq=plan.seq,
             ranked=plan.ranked,
             groups=groups,
@@ -57,7 +57,6 @@ class PlanBook:
             shuffle=plan.shuffle,
             partitions=plan.partitions,
         )
-        self._applied += 1
         self.version, self.known = plan.version, True
         planned_rounds = [planned for group in plan.groups for planned in group.rounds]
         self.open_rounds = sum(planned.quota > 0 for planned in planned_rounds)

@@ -12,6 +12,8 @@ use _core::planner::{JobSpec, Planner, PlannerConfig};
 use _core::policy::JobHistory;
 
 const DIMENSIONS: usize = 4;
+/// From one check-in to the next: two million in five days.
+const STEP_NS: u64 = 200_000_000;
 
 fn main() {
     assert_eq!(_core::BUILD_PROFILE, "release", "a debug build says nothing about speed");
@@ -96,15 +98,15 @@ fn check_in_and_expire(waiting: u32) {
     let mut random = 1_u64;
     let mut waits = 0;
     let (best_ns, median_ns) = times_ns(2_000_000, |i| {
-        let now_ns = u64::from(i) * 1_000_000;
+        let now_ns = u64::from(i) * STEP_NS;
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let hold_ns = (random >> 20) % (2_000_000 * u64::from(waiting));
+        let hold_ns = (random >> 10) % (2 * STEP_NS * u64::from(waiting));
         let spec = [f64::from(i % 2), f64::from(i / 2 % 2), 1.0, 0.0];
         let device = u128::from(i.wrapping_mul(0x9e37_79b9) % 1_000_003);
         matcher.expire(now_ns);
         matcher.check_in(now_ns, device, &spec, 1.0, now_ns + 1 + hold_ns).expect("a good spec");
         waits = waits.max(matcher.counts().waiting);
-        if i % 60_000 == 0 {
+        if i % 300 == 0 {
             matcher.take_supply(now_ns);
         }
     });
@@ -116,14 +118,14 @@ fn check_in_and_expire(waiting: u32) {
 fn leave_and_forget(waiting: u32) {
     let mut matcher = empty_handed();
     let (best_ns, median_ns) = times_ns(2_000_000, |i| {
-        let now_ns = u64::from(i) * 1_000_000;
+        let now_ns = u64::from(i) * STEP_NS;
         let spec = [f64::from(i % 2), f64::from(i / 2 % 2), 1.0, 0.0];
         let device = |i: u32| u128::from(i.wrapping_mul(0x9e37_79b9));
         matcher.check_in(now_ns, device(i), &spec, 1.0, u64::MAX).expect("a good spec");
         if i >= waiting {
             matcher.forget(device(i - waiting));
         }
-        if i % 60_000 == 0 {
+        if i % 300 == 0 {
             matcher.take_supply(now_ns);
         }
     });

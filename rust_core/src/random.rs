@@ -49,13 +49,13 @@ impl DeviceOrder {
 
 /// The part, of `partitions`, that a device belongs to in a plan that has parts: from its id alone,
 /// so it is the same for every client manager. 0 if there are no parts.
+#[expect(clippy::cast_possible_truncation, reason = "it is below a u32")]
 pub fn part_of(device: Device, partitions: u32) -> u32 {
     if partitions == 0 {
         return 0;
     }
     let [high, low] = halves(device);
-    let part = draw(0, high, low) % u64::from(partitions);
-    u32::try_from(part).expect("below a u32")
+    (draw(0, high, low) % u64::from(partitions)) as u32
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each half is wanted")]

@@ -79,6 +79,9 @@ impl Dimension {
     }
 
     fn remove_unmet(&self, value: f64, signature: &mut Bits) {
+        if self.sorted.first().is_none_or(|(strictest, _)| *strictest <= value) {
+            return; // the most usual case
+        }
         let unmet = self.sorted.partition_point(|(bound, _)| *bound > value);
         signature.remove_all(&self.strictest[unmet / STRIDE]);
         let rest = &self.sorted[unmet / STRIDE * STRIDE..unmet];

@@ -243,3 +243,75 @@ fn a_bad_plan_is_refused_as_a_whole() {
     assert_eq!(matcher.apply_plan(unknown), Err(Error::UnknownGroup(3)));
     assert_eq!(would_offer(&mut matcher, 1.0), [round(5)], "the plan in force still is");
 }
+
+/// A plan of one group that all meet, with these rounds.
+fn special(version: u64, rounds: Vec<PlanRound>) -> PlanUpdate {
+    plan(version, 0, vec![PlanGroup { requirement_id: 0, vector: vec![0.0], rounds }])
+}
+
+fn plain(job: u64, quota: u32) -> PlanRound {
+    PlanRound { key: round(job), rank: u32::try_from(job).unwrap(), quota, ..Default::default() }
+}
+
+#[test]
+fn a_tier_is_for_devices_of_its_speed_also_among_those_who_wait() {
+    let mut matcher = matcher(vec![]);
+    for (device, option) in [(1, 3.0), (2, 1.9), (3, 1.0), (4, 0.5)] {
+        matcher.check_in(0, device, &[1.0], option, 9 * S).unwrap();
+    }
+    let tiered = |tier| PlanRound { tier: Some(tier), ..plain(5, 9) };
+    matcher.apply_plan(special(2, vec![tiered((1.0, Some(2.0)))])).unwrap();
+    assert_eq!(matched(&mut matcher, 1), [(2, vec![round(5)]), (3, vec![round(5)])]);
+    matcher.check().unwrap();
+    // The round now wants others: it is fresh for them, though it was available all the time.
+    matcher.apply_plan(special(3, vec![tiered((2.5, None))])).unwrap();
+    assert_eq!(matched(&mut matcher, 2), [(1, vec![round(5)])]);
+    matcher.apply_plan(special(4, vec![plain(5, 9)])).unwrap();
+    assert_eq!(matched(&mut matcher, 3), [(4, vec![round(5)])]);
+    let bad = special(5, vec![tiered((f64::NAN, None))]);
+    assert!(matcher.apply_plan(bad).is_err());
+}
+
+#[test]
+fn with_parts_a_device_is_offered_the_rounds_of_its_part_only() {
+    let mut matcher = Matcher::new(MatcherConfig::new(1)).unwrap();
+    let rounds = (0..3).map(|part| PlanRound { part, ..plain(u64::from(part), 99) }).collect();
+    matcher.apply_plan(PlanUpdate { partitions: 3, ..special(1, rounds) }).unwrap();
+    let mut sizes = [0; 3];
+    for device in 0..60 {
+        let part = _core::matcher::part_of(device, 3);
+        assert_eq!(check_in(&mut matcher, device, 1.0), [round(u64::from(part))]);
+        sizes[part as usize] += 1;
+    }
+    assert!(sizes.iter().all(|size| *size > 9), "{sizes:?} is far from even");
+}
+
+#[test]
+fn shuffled_each_device_has_an_order_of_its_own_that_lasts_as_long_as_the_plan() {
+    let mut matcher = Matcher::new(MatcherConfig::new(1)).unwrap();
+    let shuffled = |version, seed| PlanUpdate {
+        shuffle: Some(seed),
+        ..special(version, (0..4).map(|job| plain(job, 99)).collect())
+    };
+    matcher.apply_plan(shuffled(1, 7)).unwrap();
+    let orders: Vec<_> = (0..20).map(|device| check_in(&mut matcher, device, 1.0)).collect();
+    let again: Vec<_> = (0..20).map(|device| check_in(&mut matcher, device, 1.0)).collect();
+    assert_eq!(orders, again);
+    let distinct: std::collections::BTreeSet<_> = orders.iter().collect();
+    assert!(distinct.len() > 5 && orders.iter().all(|order| order.len() == 4));
+    for other in [shuffled(2, 7), shuffled(3, 8)] {
+        matcher.apply_plan(other).unwrap();
+        let new: Vec<_> = (0..20).map(|device| check_in(&mut matcher, device, 1.0)).collect();
+        assert_ne!(new, orders);
+    }
+}
+
+#[test]
+fn who_waits_without_end_is_held_until_forgotten() {
+    let mut matcher = matcher(vec![]);
+    matcher.check_in(0, 1, &[1.0], 1.0, u64::MAX).unwrap();
+    assert_eq!(matcher.expire(u64::MAX), (vec![], vec![]));
+    matcher.check().unwrap();
+    matcher.forget(1);
+    assert_eq!(matcher.counts().waiting, 0);
+}

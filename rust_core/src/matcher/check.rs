@@ -23,13 +23,14 @@ impl Matcher {
 
     fn check_charges(&self) -> Result<()> {
         let mut charges: BTreeMap<RoundKey, u32> = BTreeMap::new();
-        for (_, record) in self.devices.iter() {
-            let held = match &record.standing {
-                Standing::Waiting { .. } | Standing::Gone => None,
-                Standing::Offered { charged, .. } => *charged,
-                Standing::Claiming { charged, .. } => Some(*charged),
-            };
-            if let Some(key) = held {
+        for (slot, record) in self.devices.iter() {
+            let promise = self.devices.promise(slot);
+            let is_promised = matches!(record.standing, Standing::Offered | Standing::Claiming);
+            ensure(promise.tasks.is_some() == is_promised, || {
+                format!("{:032x} is promised something else", record.device())
+            })?;
+            if let Some(key) = promise.charged {
+                ensure(self.devices.tasks(slot).contains(&key), || format!("{key:?}: no task"))?;
                 *charges.entry(key).or_default() += 1;
             }
         }
@@ -70,7 +71,7 @@ impl Matcher {
             let slot = slot.map_or_else(|| broken("a queued device is unknown".into()), Ok)?;
             let mut bits = Bits::empty(self.requirements.len());
             self.requirements.sign(self.devices.spec(slot), &mut bits);
-            let class = self.classes.class(self.devices.record(slot).option);
+            let class = self.classes.class(self.devices.option(slot));
             let part = part_of(device, self.plan.partitions());
             let (profile, _) = self.waiting.key(queue);
             ensure(*self.profiles.key(profile) == ProfileKey { bits, class, part }, || {
@@ -111,19 +112,19 @@ impl Matcher {
         let (mut waiting, mut offered) = (0, 0);
         for (slot, record) in self.devices.iter() {
             count += 1;
-            ensure(self.devices.find(record.device) == Some(slot), || {
-                format!("{:032x} is not found where it is", record.device)
+            ensure(self.devices.find(record.device()) == Some(slot), || {
+                format!("{:032x} is not found where it is", record.device())
             })?;
             match record.standing {
                 Standing::Waiting { .. } => {
                     waiting += 1;
                     holds.insert((record.until_ns, slot));
                 }
-                Standing::Offered { .. } => {
+                Standing::Offered => {
                     offered += 1;
                     offers.insert((record.until_ns, slot));
                 }
-                Standing::Claiming { .. } | Standing::Gone => {}
+                Standing::Claiming | Standing::Gone => {}
             }
         }
         let counts = (count, waiting, offered);

@@ -52,7 +52,7 @@ use crate::{Device, Error, Result, RoundKey, check_vector};
 
 use classes::SpeedClasses;
 use declines::{DeclinedRound, Declines};
-use devices::{Devices, Standing};
+use devices::{Devices, Promise, Standing};
 use plan::CurrentPlan;
 use profiles::Profiles;
 use supply::SupplyCounter;
@@ -163,7 +163,7 @@ impl Matcher {
         self.supply.count(now_ns, device, spec, option);
         let known = self.devices.find(device);
         if let Some(slot) = known {
-            if matches!(self.devices.record(slot).standing, Standing::Claiming { .. }) {
+            if self.devices.record(slot).standing == Standing::Claiming {
                 return Err(Error::DeviceClaiming(device));
             }
             self.leave(slot);
@@ -174,7 +174,9 @@ impl Matcher {
         let waits = tasks.is_empty() && hold_until_ns > now_ns;
         let is_full = waits && self.waiting.len() >= self.config.waiting_max;
         if is_full || (tasks.is_empty() && !waits) {
-            known.into_iter().for_each(|slot| self.devices.remove(slot));
+            if let Some(slot) = known {
+                self.devices.remove(slot);
+            }
         }
         if is_full {
             return Err(Error::MatcherFull { waiting_max: self.config.waiting_max });
@@ -183,13 +185,12 @@ impl Matcher {
             return Ok(&[]);
         }
         let slot = known.unwrap_or_else(|| self.devices.add(device));
-        self.devices.record_mut(slot).option = option;
         if waits {
-            self.devices.keep_spec(slot, spec);
+            self.devices.keep(slot, spec, option);
             self.wait(slot, hold_until_ns, profile, declined);
-        } else {
-            self.offer(now_ns, slot, tasks);
+            return Ok(&[]);
         }
+        self.offer(now_ns, slot, tasks);
         Ok(self.devices.tasks(slot))
     }
 
@@ -206,7 +207,7 @@ impl Matcher {
         let mut heads = self.heads_of_interest();
         while let Some(Reverse((_, queue, slot))) = heads.pop() {
             let (profile, declined) = self.waiting.key(queue);
-            let device = self.devices.record(slot).device;
+            let device = self.devices.record(slot).device();
             let max = self.config.tasks_per_offer_max;
             let tasks = self.profiles.tasks(profile, device, &self.plan, declined, max);
             if tasks.is_empty() {
@@ -251,24 +252,25 @@ impl Matcher {
             return false;
         };
         let record = self.devices.record(slot);
-        let charged = match &record.standing {
-            Standing::Offered { tasks, charged } => {
-                if record.until_ns <= now_ns || !tasks.contains(&key) {
-                    return false;
-                }
-                *charged
-            }
-            Standing::Claiming { charged, .. } => return *charged == key,
+        let (standing, until_ns) = (record.standing, record.until_ns);
+        let charged = self.devices.promise(slot).charged;
+        match standing {
+            Standing::Offered => {}
+            Standing::Claiming => return charged == Some(key),
             Standing::Waiting { .. } | Standing::Gone => return false,
-        };
+        }
+        if until_ns <= now_ns || !self.devices.tasks(slot).contains(&key) {
+            return false;
+        }
         if charged != Some(key) {
-            charged.into_iter().for_each(|old| self.plan.give_back(old));
+            if let Some(old) = charged {
+                self.plan.give_back(old);
+            }
             self.plan.charge(key);
+            self.devices.promise_mut(slot).charged = Some(key);
         }
-        let until_ns = record.until_ns;
-        if let Standing::Offered { tasks, .. } = self.devices.take_standing(slot) {
-            self.devices.record_mut(slot).standing = Standing::Claiming { tasks, charged: key };
-        }
+        let record = self.devices.record_mut(slot);
+        (record.standing, record.stamp) = (Standing::Claiming, 0);
         self.offered -= 1;
         self.offers.stopped(until_ns, &self.devices);
         true
@@ -277,8 +279,7 @@ impl Matcher {
     /// The claim was granted by the job manager at its sequence number `seq`. The device leaves;
     /// its charge is kept until a plan that has seen `seq`. Nothing happens if it claims nothing.
     pub fn assigned(&mut self, device: Device, seq: u64) {
-        let Some(slot) = self.devices.find(device) else { return };
-        if let Standing::Claiming { charged, .. } = self.devices.record(slot).standing {
+        if let Some((slot, charged, _)) = self.claim(device) {
             self.devices.remove(slot);
             self.plan.assign(charged, seq);
         }
@@ -287,11 +288,9 @@ impl Matcher {
     /// The claim was refused: the charge is returned and the task leaves the offer. True: the
     /// device has other tasks of the same offer, and a fresh time to accept one.
     pub fn refused(&mut self, now_ns: u64, device: Device) -> bool {
-        let Some(slot) = self.devices.find(device) else { return false };
-        let Standing::Claiming { tasks, charged } = &self.devices.record(slot).standing else {
+        let Some((slot, charged, tasks)) = self.claim(device) else {
             return false;
         };
-        let charged = *charged;
         let others: Tasks = tasks.iter().copied().filter(|task| *task != charged).collect();
         self.plan.give_back(charged);
         if others.is_empty() {
@@ -302,15 +301,23 @@ impl Matcher {
         true
     }
 
+    /// The slot, the claimed round and the whole offer of a device whose claim is under way.
+    fn claim(&self, device: Device) -> Option<(u32, RoundKey, &[RoundKey])> {
+        let slot = self.devices.find(device)?;
+        let claims = self.devices.record(slot).standing == Standing::Claiming;
+        let charged = self.devices.promise(slot).charged.filter(|_| claims)?;
+        Some((slot, charged, self.devices.tasks(slot)))
+    }
+
     /// The device wants none of its offer, and is not offered these rounds again while they stay
     /// in the plan. A claim that is under way is not touched.
     pub fn decline(&mut self, device: Device, rounds: &[RoundKey]) {
         self.declines.add(device, rounds, &self.plan);
         let Some(slot) = self.devices.find(device) else { return };
         match self.devices.record(slot).standing {
-            Standing::Offered { .. } => self.let_go(slot),
+            Standing::Offered => self.let_go(slot),
             Standing::Waiting { queue } => self.requeue(slot, queue),
-            Standing::Claiming { .. } | Standing::Gone => {}
+            Standing::Claiming | Standing::Gone => {}
         }
     }
 
@@ -318,7 +325,7 @@ impl Matcher {
     /// device stays until it is assigned or refused.
     pub fn forget(&mut self, device: Device) {
         let Some(slot) = self.devices.find(device) else { return };
-        if !matches!(self.devices.record(slot).standing, Standing::Claiming { .. }) {
+        if self.devices.record(slot).standing != Standing::Claiming {
             self.let_go(slot);
         }
     }
@@ -327,9 +334,9 @@ impl Matcher {
     pub fn expire(&mut self, now_ns: u64) -> (Vec<Device>, Vec<Device>) {
         let mut due = std::mem::take(&mut self.due_scratch);
         self.holds.take_due(now_ns, &self.devices, &mut due);
-        let holds = due.iter().map(|slot| self.end_wait(*slot)).collect();
+        let holds = due.iter().map(|slot| self.time_out(*slot)).collect();
         self.offers.take_due(now_ns, &self.devices, &mut due);
-        let offers = due.iter().map(|slot| self.end_offer(*slot)).collect();
+        let offers = due.iter().map(|slot| self.time_out(*slot)).collect();
         self.due_scratch = due;
         (holds, offers)
     }
@@ -392,7 +399,8 @@ impl Matcher {
         let stamp = self.devices.next_stamp();
         let record = self.devices.record_mut(slot);
         (record.stamp, record.until_ns) = (stamp, until_ns);
-        record.standing = Standing::Offered { tasks, charged };
+        record.standing = Standing::Offered;
+        *self.devices.promise_mut(slot) = Promise { tasks: Some(tasks), charged };
         self.offered += 1;
         self.offers.start(until_ns, stamp, slot, &self.devices);
     }
@@ -405,39 +413,36 @@ impl Matcher {
     /// The device neither waits nor is offered anything any more; it keeps its slot.
     fn leave(&mut self, slot: u32) {
         let until_ns = self.devices.record(slot).until_ns;
-        match self.devices.take_standing(slot) {
+        let (standing, charged) = self.devices.take_standing(slot);
+        match standing {
             Standing::Waiting { queue } => {
                 self.holds.stopped(until_ns, &self.devices);
                 self.waiting.left(queue, &self.devices);
             }
-            Standing::Offered { charged, .. } => {
+            Standing::Offered => {
                 self.offered -= 1;
                 self.offers.stopped(until_ns, &self.devices);
-                charged.into_iter().for_each(|key| self.plan.give_back(key));
+                if let Some(key) = charged {
+                    self.plan.give_back(key);
+                }
             }
-            Standing::Claiming { .. } | Standing::Gone => {}
+            Standing::Claiming | Standing::Gone => {}
         }
     }
 
     /// The timer, which is over, has gone already.
-    fn end_wait(&mut self, slot: u32) -> Device {
-        if let Standing::Waiting { queue } = self.devices.take_standing(slot) {
+    fn time_out(&mut self, slot: u32) -> Device {
+        let (standing, charged) = self.devices.take_standing(slot);
+        if let Standing::Waiting { queue } = standing {
             self.waiting.left(queue, &self.devices);
-        }
-        self.gone(slot)
-    }
-
-    fn end_offer(&mut self, slot: u32) -> Device {
-        if let Standing::Offered { charged, .. } = self.devices.take_standing(slot) {
+        } else {
             self.offered -= 1;
-            charged.into_iter().for_each(|key| self.plan.give_back(key));
+            if let Some(key) = charged {
+                self.plan.give_back(key);
+            }
         }
-        self.gone(slot)
-    }
-
-    fn gone(&mut self, slot: u32) -> Device {
         self.devices.remove(slot);
-        self.devices.record(slot).device
+        self.devices.record(slot).device()
     }
 
     // ------------------------------------------------------------------ those who wait
@@ -454,7 +459,7 @@ impl Matcher {
     /// Moves a waiting device, with its ticket, to the queue of its present declines.
     fn requeue(&mut self, slot: u32, queue: u32) {
         let record = self.devices.record(slot);
-        let (device, ticket) = (record.device, record.stamp);
+        let (device, ticket) = (record.device(), record.stamp);
         let declined = self.declines.of(device, &self.plan);
         let (profile, _) = self.waiting.key(queue);
         self.waiting.remove(queue, ticket, &self.devices);
@@ -477,10 +482,9 @@ impl Matcher {
                 if !self.devices.waits_in(slot, ticket, old_queue) {
                     continue;
                 }
-                let (device, option) =
-                    (self.devices.record(slot).device, self.devices.record(slot).option);
-                let (class, part) =
-                    (self.classes.class(option), part_of(device, self.plan.partitions()));
+                let device = self.devices.record(slot).device();
+                let class = self.classes.class(self.devices.option(slot));
+                let part = part_of(device, self.plan.partitions());
                 let key = if bits_changed {
                     let declined = self.declines.of(device, &self.plan).into_boxed_slice();
                     let spec = self.devices.spec(slot);

@@ -108,7 +108,7 @@ impl Timers {
     }
 
     fn put_in_level(&mut self, timer: Timer) {
-        let differing = 63 - (timer.until_ns ^ self.base_ns | 1).leading_zeros();
+        let differing = (timer.until_ns ^ self.base_ns | 1).ilog2();
         let level = differing / LEVEL_BITS;
         let slot = timer.until_ns >> (level * LEVEL_BITS) & (SLOTS as u64 - 1);
         let level = &mut self.levels[level as usize];
@@ -142,7 +142,9 @@ impl Timers {
             &mut level.slots
         });
         let timers: Vec<Timer> = slots.flat_map(|slot| slot.drain(..)).collect();
-        timers.into_iter().for_each(|timer| self.put_in_level(timer));
+        for timer in timers {
+            self.put_in_level(timer);
+        }
     }
 
     /// A device that had a timer until then no longer has its stamp.
@@ -184,7 +186,7 @@ impl Timers {
                     self.len -= 1;
                 }
                 None => {
-                    if !self.open_next_slot(devices) {
+                    if !self.open_next_slot() {
                         return;
                     }
                 }
@@ -194,7 +196,7 @@ impl Timers {
 
     /// Takes the earliest slot apart: into `near` if it is small, else into the levels below. False:
     /// there is none. `near` is empty.
-    fn open_next_slot(&mut self, devices: &Devices) -> bool {
+    fn open_next_slot(&mut self) -> bool {
         let Some(level) = self.levels.iter().position(|level| level.used != 0) else {
             return false;
         };
@@ -213,11 +215,7 @@ impl Timers {
         } else {
             (self.base_ns, self.horizon_ns) = (start_ns, start_ns);
             for timer in timers.drain(..) {
-                if timer.is_alive(devices) {
-                    self.put_in_level(timer);
-                } else {
-                    self.len -= 1;
-                }
+                self.put_in_level(timer);
             }
         }
         timers.shrink_to(SPARE_MAX);
@@ -242,7 +240,7 @@ impl Timers {
         }
         due.sort_by_key(|slot| {
             let record = devices.record(*slot);
-            (record.until_ns, record.device)
+            (record.until_ns, record.device())
         });
     }
 
@@ -288,12 +286,45 @@ mod tests {
                     model.extract_if(.., |timer| timer.0 <= now_ns).collect();
                 expected.sort_unstable();
                 assert_eq!(due, expected.iter().map(|timer| timer.2).collect::<Vec<_>>());
-                due.iter().for_each(|slot| devices.remove(*slot));
+                for slot in &due {
+                    devices.remove(*slot);
+                }
                 assert_eq!(timers.due_ns(), model.iter().map(|timer| timer.0).min());
                 let (living, len) = timers.living(&devices);
                 assert_eq!((living.len(), len), (model.len(), timers.len));
                 assert!(len <= 2 * model.len() + DEAD_MAX);
             }
         }
+    }
+
+    /// Long ones are taken apart because the first of them stopped, then many short ones come.
+    #[test]
+    fn many_short_timers_after_long_ones_end_first() {
+        let (mut timers, mut devices) = (Timers::new(), Devices::new(1, hasher(0)));
+        let mut times: Vec<u64> = (0..400).map(|i| (1 << 40) + (i << 28)).collect();
+        times.extend((0..400).map(|i| 1_000 + 10 * i));
+        for (device, until_ns) in (0..).zip(&times) {
+            if device == 400 {
+                for slot in 0..100 {
+                    devices.remove(slot);
+                    timers.stopped(times[slot as usize], &devices);
+                }
+            }
+            let (slot, stamp) = (devices.add(device), devices.next_stamp());
+            let record = devices.record_mut(slot);
+            (record.stamp, record.until_ns) = (stamp, *until_ns);
+            timers.start(*until_ns, stamp, slot, &devices);
+        }
+        let (mut due, mut ended) = (Vec::new(), Vec::new());
+        while let Some(now_ns) = timers.due_ns() {
+            timers.take_due(now_ns, &devices, &mut due);
+            ended.extend(due.iter().map(|slot| devices.record(*slot).until_ns));
+            for slot in &due {
+                devices.take_standing(*slot);
+            }
+        }
+        times.drain(..100);
+        times.sort_unstable();
+        assert_eq!(ended, times);
     }
 }

@@ -146,8 +146,9 @@ impl WaitingRoom {
     }
 
     pub(super) fn sort(&mut self) {
-        // A stable sort finds the runs of which a queue that was merged consists.
-        self.queues.iter_mut().for_each(|queue| queue.places.make_contiguous().sort());
+        for queue in &mut self.queues {
+            queue.places.make_contiguous().sort_unstable();
+        }
     }
 
     /// Every living place: queue, ticket, device; for checks.
@@ -158,7 +159,7 @@ impl WaitingRoom {
         (0..).zip(&self.queues).flat_map(move |(index, queue)| {
             let places = queue.places.iter();
             let living = places.filter(move |(t, slot)| devices.waits_in(*slot, *t, index));
-            living.map(move |(ticket, slot)| (index, *ticket, devices.record(*slot).device))
+            living.map(move |(ticket, slot)| (index, *ticket, devices.record(*slot).device()))
         })
     }
 
