@@ -8,7 +8,7 @@ from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job, Round
 from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, RoundState
 from propius.core import SECOND_NS
-from propius.messages import JobList, JobState, JobStatus, ListJobs, RoundStatus
+from propius.messages import JobHistory, JobList, JobState, JobStatus, ListJobs, RoundStatus
 
 
 def round_status(book: Book, round_: Round) -> RoundStatus:
@@ -93,6 +93,13 @@ def offered_state(book: Book, job: Job) -> JobState:
         demand=shown.demand if shown else 0,
         allocated=shown.allocated if shown else 0,
         opened_ns=max(0, shown.opened_ns) if shown else 0,
+        history=JobHistory(
+            rounds_succeeded=job.rounds_succeeded,
+            devices_served=job.devices_served,
+            last_scheduling_ns=job.last_delay_ns,
+            last_response_ns=job.last_response_ns,
+            rounds_ns=job.rounds_sum_ns,
+        ),
     )
 
 

@@ -8,7 +8,8 @@ client managers); out go plans, one message a manager, alike but for its quotas.
 * A manager that comes or goes changes everybody's quotas, so it is a change like the others.
 * A plan that got lost is noticed: a manager's beat says which one it has. (One that could not be
   delivered is not sent again at once: to a peer that is gone, that would go on for ever.)
-* If the job manager is lost, the last plan stays in force.
+* If the job manager is lost, the last plan stays in force. So it does if the policy fails, which
+  only one of the operator's own can: that is counted, and said once until a plan is made again.
 
 Nothing is stored: after a restart the job manager sends a snapshot and the managers their last
 supply. Not here: the order of jobs, which is the engine's (:mod:`propius.engine`).
@@ -81,6 +82,7 @@ class SchedulerCore(Core):
             seed=seed,
             supply_window_ns=int(settings.supply_window_s * SECOND_NS),
             supply_samples_max=settings.supply_samples_max,
+            options=dict(settings.policy_options),
         )
         self.jobs = JobTable(self.planner)
         self.plan: engine.Plan | None = None
@@ -91,6 +93,7 @@ class SchedulerCore(Core):
         self._planned_ns: int | None = None
         self._changed = False  # jobs or managers, since the last plan
         self._supply_changed = False
+        self._policy_fails = False  # since the last plan; it was said
         self._asked_ns: int | None = None  # when a snapshot was last asked for, while one is due
         # manager id → (its incarnation, the last bucket taken); outlives the manager's absence.
         self._supply_seen: OrderedDict[int, tuple[int, int]] = OrderedDict()
@@ -280,10 +283,16 @@ class SchedulerCore(Core):
         return self._planned_ns + int(wait_s * SECOND_NS)
 
     def _make_plan(self, now_ns: int) -> None:
-        plan = self.planner.plan(now_ns)
-        self.plan, self._plan_seq, self._planned_ns = plan, self.jobs.seq, now_ns
-        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
+        self._planned_ns = now_ns
         self._changed = self._supply_changed = False
+        try:
+            plan = self.planner.plan(now_ns)
+        except engine.PolicyError as error:
+            self._policy_failed(error)
+            return
+        self._policy_fails = False
+        self.plan, self._plan_seq = plan, self.jobs.seq
+        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
             groups = [(rid, rounds) for rid, _, rounds in self._groups]
@@ -299,6 +308,14 @@ class SchedulerCore(Core):
                 partitions=plan.partitions,
             )
             self.record(now_ns, event)
+
+    def _policy_failed(self, error: engine.PolicyError) -> None:
+        """The last plan stays; the policy is asked again after ``replan_s`` or the next change."""
+        self.count("policy_errors")
+        self._supply_changed = True
+        if not self._policy_fails:
+            self.say("error", "policy_failed", why=str(error))
+        self._policy_fails = True
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns

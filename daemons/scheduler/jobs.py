@@ -10,6 +10,8 @@ job mean to a policy (:mod:`propius.engine`).
 
 from __future__ import annotations
 
+from msgspec.structs import astuple
+
 from propius.engine import EngineError, Planner
 from propius.messages import JobEvents, JobState, PrivateConstraint, Snapshot
 
@@ -80,6 +82,7 @@ class JobTable:
                 state.demand_estimate,
                 state.rounds_estimate,
             )
+            self._planner.set_history(state.job, *astuple(state.history))
             self.constraints[state.job] = state.private_constraint
             self._put_round(state)
         except EngineError as error:

@@ -28,6 +28,8 @@ pub mod simulator;
 #[cfg(feature = "python")]
 mod python;
 #[cfg(feature = "python")]
+mod python_policy;
+#[cfg(feature = "python")]
 mod python_simulator;
 
 pub use error::{Error, Result};

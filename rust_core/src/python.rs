@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use crate::matcher::{self, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{self, JobSpec, PlannerConfig};
 use crate::policy::{JobHistory, Tier};
-use crate::{Device, Error, RoundKey};
+use crate::{Device, Error, RoundKey, python_policy};
 
 pyo3::create_exception!(
     propius._core,
@@ -319,6 +319,7 @@ impl PyPlanner {
             supply_samples_max=65536, first_version=0, options=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
+        py: Python<'_>,
         policy: String,
         dimensions: Nat<usize>,
         seed: Nat<u64>,
@@ -337,7 +338,8 @@ impl PyPlanner {
         for (name, value) in options.unwrap_or_default() {
             config.set_option(&name, value)?;
         }
-        Ok(Self(planner::Planner::new(&config)?))
+        let rule = python_policy::find(py, &policy)?;
+        Ok(Self(planner::Planner::with_rule(&config, rule)?))
     }
 
     /// Forgets jobs and rounds, before a snapshot; supply and managers stay.

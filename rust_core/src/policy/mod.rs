@@ -67,7 +67,7 @@ pub struct RoundView {
 
 impl RoundView {
     /// The order of registration; job ids break ties.
-    fn registration(&self) -> (u64, Job) {
+    pub(crate) fn registration(&self) -> (u64, Job) {
         (self.registered_ns, self.key.job)
     }
 }
