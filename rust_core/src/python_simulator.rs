@@ -10,7 +10,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
+use crate::policy::{self, Rule};
 use crate::python::{EngineError, PolicyError};
+use crate::python_policy;
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
     self, CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError,
@@ -168,7 +170,8 @@ pub(crate) fn simulate(
                 tasks_max,
                 ..SimulatorConfig::new(&policy)
             };
-            py.detach(|| simulator::run(&trace, &list, &config, &mut told))
+            let rule = find_rule(py, &policy)?;
+            py.detach(|| simulator::run_with_rule(&trace, &list, &config, rule, &mut told))
         }
         other => {
             let text = format!("unknown semantics {other:?}, known are propius, venn-reference");
@@ -184,6 +187,14 @@ pub(crate) fn simulate(
     dict.set_item("seed", seed)?;
     dict.set_item("semantics", semantics)?;
     Ok(dict.unbind())
+}
+
+/// As the planner finds it; but here an unknown name is an error of the policy, as a failing one is.
+fn find_rule(py: Python<'_>, name: &str) -> PyResult<Rule> {
+    if name.contains(':') {
+        return python_policy::find(py, name);
+    }
+    Ok(Rule::Known(policy::find(name).map_err(SimulationError::from)?))
 }
 
 /// Whether the run goes on. What Python raised is kept for the end of it.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 import threading
 from array import array
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from propius.engine import (
     TraceError,
     simulate,
 )
+from propius.policy import Snapshot
 
 HEADER = "start,end,computation,communication,requirements\n"
 JOB = {"start_s": 0.0, "participants": 2, "rounds": 3, "deadline_s": 400, "requirement": 1}
@@ -169,6 +172,39 @@ def test_every_policy_runs_with_several_managers() -> None:
     for policy in engine.POLICIES:
         result = simulate(trace, job_list(), policy=policy, repeat=40, managers=3)
         assert (result["finished"], result["ineligible"]) == (8, 0), policy
+
+
+class Latest:
+    """Who registered last is served first."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """A user's rule."""
+        found = sorted(snapshot.rounds, key=lambda r: (-r.registered_ns, r.job))
+        return [(r.job, r.round) for r in found]
+
+
+class Broken:
+    """Fails at its first plan."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """Names a round that nobody opened."""
+        return [(4711, 0)]
+
+
+def test_a_policy_of_ones_own_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named as in the configuration; its mistakes end the run with one line."""
+    module = ModuleType("own_rules")
+    monkeypatch.setitem(sys.modules, "own_rules", module)
+    monkeypatch.setattr(module, "Latest", Latest, raising=False)
+    monkeypatch.setattr(module, "Broken", Broken, raising=False)
+    trace = busy_trace()
+    runs = [simulate(trace, job_list(), policy="own_rules:Latest", repeat=40) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert (runs[0]["finished"], runs[0]["ineligible"]) == (8, 0)
+    with pytest.raises(PolicyError, match=r"own_rules:Broken.*round 0 of job 4711"):
+        simulate(trace, job_list(), policy="own_rules:Broken", repeat=40)
+    with pytest.raises(PolicyError, match="own_rules:Missing"):
+        simulate(trace, job_list(), policy="own_rules:Missing")
 
 
 def test_progress_stops_a_run_and_its_error_is_raised() -> None:

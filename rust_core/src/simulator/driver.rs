@@ -135,15 +135,25 @@ pub fn run_with_rule(
     Ok(result)
 }
 
-/// A device in the middle of its session.
+/// A device in the middle of its session. A run is bound by how fast these come from memory.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 struct Visit {
-    session: Session,
     end_ns: u64,
     /// Sessions are numbered through all replays of the trace.
     number: u64,
+    computation: f32,
+    communication: f32,
     /// How many tasks it has taken.
     tasks: u32,
+    classes: u16,
+}
+
+impl Visit {
+    fn session(&self) -> Session {
+        let Self { computation, communication, classes, .. } = *self;
+        Session { start_s: 0.0, end_s: to_s(self.end_ns), computation, communication, classes }
+    }
 }
 
 /// Those who are here, waiting or working: a slab, so that the few that are here lie together.
@@ -322,18 +332,20 @@ impl<'a> Driver<'a> {
         let session = self.trace.session(row);
         let end_ns = to_ns(session.end_s + f64::from(played) * self.period_s);
         let number = u64::from(played) * self.trace.len() as u64 + row as u64;
-        let visit = self.visits.add(Visit { session, end_ns, number, tasks: 0 });
+        let Session { computation, communication, classes, .. } = session;
+        let visit = Visit { end_ns, number, computation, communication, tasks: 0, classes };
+        let visit = self.visits.add(visit);
         self.check_in(now_ns, visit)
     }
 
     fn check_in(&mut self, now_ns: u64, visit: u32) -> Result<()> {
         self.tally.checkins += 1;
-        let &Visit { session, end_ns, number, .. } = self.visits.get(visit);
-        let device = self.visits.device(visit);
-        let manager = self.manager_of(number);
-        let spec = self.specs.of(session.classes);
+        let here = *self.visits.get(visit);
+        let (device, end_ns) = (self.visits.device(visit), here.end_ns);
+        let manager = self.manager_of(here.number);
+        let spec = self.specs.of(here.classes);
         let matcher = &mut self.matchers[manager];
-        let tasks = matcher.check_in(now_ns, device, spec, session.option(), end_ns)?;
+        let tasks = matcher.check_in(now_ns, device, spec, here.session().option(), end_ns)?;
         if !tasks.is_empty() {
             let mut offer = std::mem::take(&mut self.offer);
             offer.clear();
@@ -391,8 +403,9 @@ impl<'a> Driver<'a> {
     }
 
     fn start_task(&mut self, now_ns: u64, job: u32, visit: u32) {
-        let Visit { session, end_ns, tasks, .. } = &mut self.visits.places[visit as usize];
-        *tasks += 1;
+        let here = &mut self.visits.places[visit as usize];
+        here.tasks += 1;
+        let (session, end_ns) = (here.session(), here.end_ns);
         let book = &mut self.jobs[job as usize];
         let spec = book.spec();
         self.tally.dispatched += 1;
@@ -401,10 +414,10 @@ impl<'a> Driver<'a> {
         let takes_s = delay_s + session.task_s(spec.workload, spec.communication);
         let done_ns = now_ns.saturating_add(to_ns(takes_s));
         let stamp = book.stamp();
-        if done_ns <= *end_ns {
+        if done_ns <= end_ns {
             self.heap.push(done_ns, Event::TaskDone { job, stamp, visit });
         } else {
-            self.heap.push((*end_ns).max(now_ns), Event::DeviceGone { job, stamp, visit });
+            self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
         let is_full = book.is_full();
         let outcome = book.end_if_enough(now_ns, &mut self.tally);
