@@ -51,7 +51,7 @@ bench: setup ## run the benchmarks (figures and machine: benches/README.md)
 	$(PYTHON) -m pytest benches --benchmark-only $(ARGS)
 	$(CARGO) bench $(CARGO_FLAGS)
 
-dst: setup ## try faults by the thousand in virtual time (SEEDS=A-B)
+dst: setup ## try faults by the thousand in virtual time (SEEDS=A-B ARGS="--resume runs.jsonl")
 	$(PYTHON) scripts/dst.py --seeds $(SEEDS) $(ARGS)
 
 clean: ## remove all that the commands have made

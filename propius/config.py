@@ -132,6 +132,7 @@ class LoadBalancerConfig(_Section):
     inside_port: Port
     admin_port: Port
     pending_max: Limit
+    pending_per_connection_max: Limit
 
 
 class ClientManagerConfig(_Section):
@@ -359,7 +360,8 @@ def _policy_complaints(scheduler: SchedulerConfig) -> Iterator[tuple[str, str]]:
 
     policy = scheduler.policy
     if ":" not in policy and policy not in engine.POLICIES:
-        yield "scheduler.policy", f"unknown policy {policy!r}, known are {', '.join(engine.POLICIES)}"
+        known = ", ".join(engine.POLICIES)
+        yield "scheduler.policy", f"unknown policy {policy!r}, known are {known}"
     for name, value in scheduler.policy_options.items():
         try:
             engine.Planner(policy="fifo", dimensions=1, options={name: value})

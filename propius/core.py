@@ -171,6 +171,14 @@ class Core:
         """Why this daemon cannot do its work now, in one line; "" when it can."""
         return ""
 
+    def must_end(self) -> str:
+        """Why this process must end and not be started again, in one line; "" as a rule."""
+        return ""
+
+    def peers(self) -> list[dict[str, str | int | float | bool]]:
+        """Who is connected on the inside links, for people; bounded."""
+        return []
+
     def gauges(self) -> dict[str, float]:
         """Present levels for /metrics, as propius_<key>; no per-client keys."""
         return {}

@@ -40,18 +40,22 @@ DEMAND_MAX: Final = 1_000_000  # devices a round
 ROUNDS_MAX: Final = 10_000_000
 WAIT_S_MAX: Final = 600.0  # how long a server may be asked to hold a reply
 DURATION_S_MAX: Final = 30 * 86_400.0
+AGE_S_MAX: Final = 1e12
 VALUE_MAX: Final = 1e15  # of a spec or requirement: large enough for bytes, small enough to square
 
-# --- field types ------------------------------------------------------------------------------
+# --- field types: a float has both bounds, which also refuse NaN and the infinities -----------
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 JobId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 RoundNo = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+RoundOrNone = Annotated[int, Meta(ge=-1, le=(1 << 32) - 1)]
 RequirementId = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 LeaseId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 ManagerId = Annotated[int, Meta(ge=0, le=65_535)]
 Demand = Annotated[int, Meta(ge=1, le=DEMAND_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=DURATION_S_MAX)]
 WaitSeconds = Annotated[float, Meta(ge=0.0, le=WAIT_S_MAX)]
+Age = Annotated[float, Meta(ge=-1.0, le=AGE_S_MAX)]  # seconds; -1: has not come yet
+WallClock = Annotated[float, Meta(ge=0.0, le=AGE_S_MAX)]  # seconds since 1970, for people only
 Value = Annotated[float, Meta(ge=0.0, le=VALUE_MAX)]
 Vector = Annotated[list[Value], Meta(max_length=DIMENSIONS_MAX)]
 # Private values may be negative; they are only ever compared on the device.
@@ -317,8 +321,8 @@ class RoundStatus(Message, frozen=True, kw_only=True):
     failed: Count  # reported failed or dropped
     expired: Count
     reports_min: Count
-    filled_after_s: float  # scheduling delay; -1 until filled for the first time
-    ended_after_s: float  # -1 until ended
+    filled_after_s: Age  # scheduling delay; -1 until filled for the first time
+    ended_after_s: Age  # -1 until ended
     lost: Annotated[list[LeaseId], Meta(max_length=DEMAND_MAX)]  # failed or expired, newest 1,000
 
 
@@ -335,19 +339,19 @@ class JobStatus(Message, frozen=True, kw_only=True):
     demand: Count
     rounds: Count  # registered estimate; 0 = unknown
     rounds_done: Count
-    round: int  # of the current or last round; -1 before the first
+    round: RoundOrNone  # of the current or last round; -1 before the first
     round_state: Annotated[str, Meta(max_length=128)]
     allocated: Count  # of the current round
     round_demand: Count
     devices_completed: Count
     devices_failed: Count
     devices_expired: Count
-    registered_at_s: float  # wall clock, for people only
-    age_s: float
-    waiting_s: float  # of the open round; 0 when none is open
-    mean_scheduling_delay_s: float  # over the rounds that filled; -1 if none
-    mean_response_s: float  # first fill -> enough reports; -1 if none
-    jct_s: float  # -1 while the job lives
+    registered_at_s: WallClock
+    age_s: Age
+    waiting_s: Age  # of the open round; 0 when none is open
+    mean_scheduling_delay_s: Age  # over the rounds that filled; -1 if none
+    mean_response_s: Age  # first fill -> enough reports; -1 if none
+    jct_s: Age  # -1 while the job lives
 
 
 class JobList(Message, frozen=True, kw_only=True):
@@ -445,10 +449,11 @@ class Welcome(Message, frozen=True, kw_only=True):
 
 
 class Reject(Message, frozen=True, kw_only=True):
-    """The peer will not be served: another version or schema. One line names both."""
+    """The peer will not be served: another version or schema, or its name is ``taken``."""
 
     kind: ClassVar[str] = "reject"
     text: Text
+    taken: bool = False
 
 
 class Beat(Message, frozen=True, kw_only=True):
@@ -579,7 +584,7 @@ class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     registered_ns: Count
     demand_estimate: Count
     rounds_estimate: Count
-    round: int
+    round: RoundOrNone
     demand: Count
     allocated: Count
     opened_ns: Count
@@ -619,8 +624,8 @@ class SupplyBucket(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
     bucket_start_ns: Count
     distinct_devices: Count
-    specs: list[float]  # flattened, dimensions × sample size
-    options: list[float]
+    specs: list[Value]  # flattened, dimensions × sample size
+    options: list[Value]
 
 
 class Supply(Message, frozen=True, kw_only=True):
@@ -682,8 +687,8 @@ class LogOpened(Message, frozen=True, kw_only=True):
     incarnation: Count
     package_version: Name
     schema: SchemaId
-    attributes: list[tuple[Name, float]]
-    wall_s: float  # wall clock at the event's own time
+    attributes: list[tuple[Name, Value]]
+    wall_s: WallClock  # wall clock at the event's own time
 
 
 class JobRegistered(Message, frozen=True, kw_only=True):
@@ -818,6 +823,22 @@ class SupplyReceived(Message, frozen=True, kw_only=True):
     buckets: list[SupplyBucket]
 
 
+class ManagerJoined(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager from here on."""
+
+    kind: ClassVar[str] = "manager_joined"
+    manager: ManagerId
+    incarnation: Count
+
+
+class ManagerLeft(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager no longer: it is silent, or was replaced."""
+
+    kind: ClassVar[str] = "manager_left"
+    manager: ManagerId
+    incarnation: Count
+
+
 class JobsReceived(Message, frozen=True, kw_only=True):
     """The scheduler applied a snapshot (``whole``) or job events."""
 
@@ -839,7 +860,8 @@ INSIDE: Final = (Hello, Welcome, Reject, Beat, Forward, Deliver, Undeliverable, 
                  ClaimResults, Snapshot, JobEvents, NeedSnapshot, Supply, Plan)  # fmt: skip
 EVENTS: Final = (LogOpened, JobRegistered, RoundOpened, LeaseGranted, LeaseEnded, RoundChanged,
                  JobChanged, CheckedIn, Offered, Claimed, ClaimAnswered, Declined, ClientForgotten,
-                 PlanApplied, PlanMade, SupplyReceived, JobsReceived)  # fmt: skip
+                 PlanApplied, PlanMade, SupplyReceived, ManagerJoined, ManagerLeft,
+                 JobsReceived)  # fmt: skip
 
 MESSAGES: Final[dict[str, type[Message]]] = {
     cls.kind: cls for cls in (*REPLIES, *JOB_REQUESTS, *CLIENT_REQUESTS, *INSIDE, *EVENTS)

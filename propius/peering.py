@@ -8,6 +8,10 @@ peering: silence longer than ``SILENCE_NS``, a message of another incarnation, a
 owner of the link re-synchronises in one place: when :attr:`Dialer.up` turns true, or when a
 listener reports a new peer.
 
+A name belongs to the peer that lives. Who says hello under the name of another incarnation is
+refused (``taken``) as long as that one is heard, and welcomed as soon as it is silent or cannot be
+reached: a process that was restarted takes its place at once, a second one never.
+
 Sans-I/O: time comes in, messages go out through the core's ``send``. Not here: what is said once
 the peering stands; that is each core's own business.
 """
@@ -15,7 +19,7 @@ the peering stands; that is each core's own business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from propius.core import SECOND_NS, Core
 from propius.messages import (
@@ -33,6 +37,9 @@ from propius.messages import (
 BEAT_NS: Final = SECOND_NS // 3  # a frozen peer must be noticed within 3 s
 SILENCE_NS: Final = 5 * BEAT_NS
 HELLO_AGAIN_NS: Final = SECOND_NS // 2
+TAKEN_AGAIN_NS: Final = SECOND_NS // 10  # as a rule the other one is dead already
+PEERS_MAX: Final = 1_024  # of one listener
+TAKEN_NS: Final = 3 * SECOND_NS  # a dead peer does not keep its name for so long
 
 
 class Dialer:
@@ -45,11 +52,14 @@ class Dialer:
         self.incarnation = -1  # the listener's, once welcomed
         self.peer_ready = False  # what its last beat said
         self.rejected = ""  # why the listener will not have us
+        self.taken = False  # for so long because another one has our name that it must live
         self._hello = hello
         self._numbers = 0
         self._heard_ns = 0
         self._spoke_ns = 0
         self._hello_ns: int | None = None
+        self._again_ns = HELLO_AGAIN_NS
+        self._taken_since_ns: int | None = None
 
     def start(self, now_ns: int) -> None:
         """Say hello for the first time."""
@@ -78,18 +88,19 @@ class Dialer:
                 fresh = not self.up or message.incarnation != self.incarnation
                 self.up, self.incarnation, self.rejected = True, message.incarnation, ""
                 self._heard_ns, self._hello_ns = now_ns, None
+                self._taken_since_ns, self.taken = None, False
                 return fresh
             case Reject():
-                if message.text != self.rejected:
-                    self.core.say("error", "peer_rejected_us", link=self.link, why=message.text)
-                self.up, self.rejected = False, message.text
-                self._hello_ns = now_ns
+                self._rejected(now_ns, message)
                 return False
             case Error(code=ErrorCode.UNKNOWN_SESSION):
                 self._down(now_ns, "the peer does not know us")
                 return False
         if self.up and header.session != self.incarnation:
             self._down(now_ns, "the peer was replaced")
+        elif self.up and now_ns >= self._heard_ns + SILENCE_NS:
+            # We were frozen: the peer has given us up, and what it said before is out of date.
+            self._down(now_ns, "the peer is silent")
         elif self.up:
             self._heard_ns = now_ns
             if isinstance(message, Beat):
@@ -99,19 +110,33 @@ class Dialer:
     def due_ns(self) -> int:
         """When ``tick`` has something to do."""
         if self._hello_ns is not None:
-            return self._hello_ns + HELLO_AGAIN_NS
+            return self._hello_ns + self._again_ns
         return min(self._spoke_ns + BEAT_NS, self._heard_ns + SILENCE_NS)
 
     def tick(self, now_ns: int, beat: Beat) -> None:
         """Beat, say hello again, or find that the peer is silent."""
         if self._hello_ns is not None:
-            if now_ns >= self._hello_ns + HELLO_AGAIN_NS:
+            if now_ns >= self._hello_ns + self._again_ns:
                 self._say_hello(now_ns)
             return
         if now_ns >= self._heard_ns + SILENCE_NS:
             self._down(now_ns, "the peer is silent")
         elif now_ns >= self._spoke_ns + BEAT_NS:
             self.send(now_ns, beat)
+
+    def _rejected(self, now_ns: int, reject: Reject) -> None:
+        if reject.text != self.rejected:
+            level: Literal["info", "error"] = "info" if reject.taken else "error"
+            self.core.say(level, "peer_rejected_us", link=self.link, why=reject.text)
+        self.up, self.rejected = False, reject.text
+        self._hello_ns = now_ns
+        self._again_ns = TAKEN_AGAIN_NS if reject.taken else HELLO_AGAIN_NS
+        if not reject.taken:
+            self._taken_since_ns, self.taken = None, False
+        elif self._taken_since_ns is None:
+            self._taken_since_ns = now_ns
+        else:
+            self.taken = now_ns >= self._taken_since_ns + TAKEN_NS
 
     def _down(self, now_ns: int, why: str) -> None:
         if self.up:
@@ -121,7 +146,7 @@ class Dialer:
             self._say_hello(now_ns)
 
     def _say_hello(self, now_ns: int) -> None:
-        self._hello_ns = now_ns
+        self._hello_ns, self._again_ns = now_ns, HELLO_AGAIN_NS
         self.send(now_ns, self._hello)
 
 
@@ -140,7 +165,7 @@ class Peer:
 
 
 class Listener:
-    """The binding end: the peers that said hello, by name. A newer hello replaces an older one."""
+    """The binding end: the peers that said hello, by name."""
 
     def __init__(
         self, core: Core, link: str, *, roles: frozenset[str], package_version: str, schema: str
@@ -185,10 +210,11 @@ class Listener:
 
     def due_ns(self) -> int | None:
         """When ``tick`` has something to do."""
-        return min(
-            (min(p.spoke_ns + BEAT_NS, p.heard_ns + SILENCE_NS) for p in self.peers.values()),
-            default=None,
-        )
+        peers = self.peers.values()
+        if not peers:
+            return None
+        spoke_ns, heard_ns = min([p.spoke_ns for p in peers]), min([p.heard_ns for p in peers])
+        return min(spoke_ns + BEAT_NS, heard_ns + SILENCE_NS)
 
     def tick(self, now_ns: int, beat: Beat) -> list[Peer]:
         """Beat where nothing was said lately; the peers that fell silent, already forgotten."""
@@ -201,6 +227,12 @@ class Listener:
                 self.send(now_ns, peer, beat)
         return lost
 
+    def unreachable(self, now_ns: int, address: bytes) -> None:
+        """What was sent there found no taker: a peer that is not heard again at once is lost."""
+        peer = self._by_address.get(address)
+        if peer is not None:
+            peer.heard_ns = min(peer.heard_ns, now_ns - SILENCE_NS)
+
     def forget(self, peer: Peer) -> None:
         """The peer is gone; whatever it says next must be a hello."""
         self.peers.pop(peer.name, None)
@@ -209,13 +241,22 @@ class Listener:
     def _greet(
         self, now_ns: int, address: bytes, header: Header, hello: Hello
     ) -> tuple[Peer | None, bool]:
-        why = self._misfit(hello)
-        if why:
-            self.core.count("refused_hellos")
-            self.core.reply(self.link, address, header, Reject(text=why))
-            return None, False
         known = self.peers.get(header.sender)
         fresh = known is None or known.incarnation != header.session
+        why, taken = self._misfit(hello), False
+        if not why and known is not None and fresh and known.address != address:
+            taken = now_ns < known.heard_ns + SILENCE_NS
+        if taken and known is not None:
+            why = (
+                f"{header.sender} is taken by another process (incarnation {known.incarnation}),"
+                f" which lives; {self.core.name} does not serve two of one name"
+            )
+        elif not why and known is None and len(self.peers) >= PEERS_MAX:
+            why = f"{self.core.name} serves {PEERS_MAX} peers already, and not {header.sender}"
+        if why:
+            self.core.count("refused_hellos")
+            self.core.reply(self.link, address, header, Reject(text=why, taken=taken))
+            return None, False
         if known is not None:
             self._by_address.pop(known.address, None)
         if known is None or fresh:

@@ -32,7 +32,7 @@ __all__ = ["Group", "History", "Policy", "Round", "Signature", "Snapshot", "load
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a job's earlier rounds came to; the delay and response are of the last that succeeded."""
+    """What a job's earlier rounds came to; delay and response are of the last that succeeded."""
 
     rounds_succeeded: int
     devices_served: int

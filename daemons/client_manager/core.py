@@ -104,7 +104,7 @@ class ClientManagerCore(Core):
             self._from_peer(now_ns, message)
 
     def due_ns(self) -> int | None:
-        due_ns = min(dialer.due_ns() for dialer in self.dialers.values())
+        due_ns = min([dialer.due_ns() for dialer in self.dialers.values()])
         clients_ns = self.clients.due_ns(sending=self.job_manager.up)
         if clients_ns is not None:
             due_ns = min(due_ns, clients_ns)
@@ -149,6 +149,12 @@ class ClientManagerCore(Core):
                 return f"the {name.replace('_', ' ')} is not connected"
         return "" if self.clients.plans.known else "no plan yet from the scheduler"
 
+    def must_end(self) -> str:
+        """Another process has our id; the load balancer alone decides which of the two stays."""
+        if not self.load_balancer.taken:
+            return ""
+        return f"{self.load_balancer.rejected}: start this one with another id, or stop that one"
+
     def gauges(self) -> dict[str, float]:
         counts = self.clients.matcher.counts()
         return {
@@ -161,9 +167,12 @@ class ClientManagerCore(Core):
             "plan_version": self.clients.plans.version,
         }
 
-    def check_invariants(self) -> None:
-        """What holds after every step; raises AssertionError (or EngineError) where it does not."""
-        self.clients.check()
+    def check_invariants(self, *, thorough: bool = True) -> None:
+        """What holds after every step; raises AssertionError (or EngineError) where it does not.
+
+        Not ``thorough``: without the tables of what was answered.
+        """
+        self.clients.check(thorough=thorough)
 
     # --- peers -------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from propius.messages import Header
@@ -83,6 +84,9 @@ class Exchanges:
 
     def __len__(self) -> int:
         return len(self._by_device)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return iter(self._by_device.values())
 
     def get(self, device: str) -> Exchange | None:
         """The device's last request, if it is remembered."""

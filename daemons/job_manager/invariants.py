@@ -1,7 +1,8 @@
 """What holds in the job manager's memory at every instant; tests ask after each step.
 
-Each failure is an AssertionError that names the job, round, lease or device. Costs time
-proportional to everything that is kept, so it is never asked in service.
+Each failure is an AssertionError that names the job, round, lease or device. :func:`check` costs
+time proportional to everything that is kept, :func:`check_live` to what can still change; neither
+is ever asked in service.
 """
 
 from __future__ import annotations
@@ -19,8 +20,22 @@ def check(book: Book) -> None:
     for job in book.jobs.values():
         _check_job(book, job)
     _check_leases(book)
+    _check_counts(book)
     _check_tables(book)
     book.sessions.check(set(book.jobs))
+
+
+def check_live(book: Book) -> None:
+    """The same of live rounds and jobs and of all leases: all else rests, as ``check`` left it."""
+    held = {(lease.job, lease.round): None for lease in book.leases.values()}
+    for ref in held | dict.fromkeys(book.free):
+        assert ref in book.rounds, f"round {ref}: not there, but has leases or free slots"
+        _check_round(book, book.rounds[ref])
+    for number in book.heard_ns:
+        assert number in book.jobs, f"job {number}: not there, but heard"
+        _check_job(book, book.jobs[number])
+    _check_leases(book)
+    _check_counts(book)
 
 
 def _check_round(book: Book, round_: Round) -> None:
@@ -76,6 +91,14 @@ def _check_leases(book: Book) -> None:
         assert book.lease_due.get(lease.lease) == lease.deadline_ns, f"{who}: timer"
 
 
+def _check_counts(book: Book) -> None:
+    assert len(book.heard_ns) == book.live_jobs, f"{book.live_jobs} live jobs counted"
+    assert len(book.rounds) == len(book.held), "held leases of a round that is not there"
+    assert len(book.sessions) <= SESSIONS_PER_JOB * len(book.jobs) + 256, "too many sessions"
+    assert len(book.leases) <= book.settings.leases_max, "too many leases"
+    assert len(book.device_answers) <= book.settings.device_answers_max, "too many answers"
+
+
 def _check_tables(book: Book) -> None:
     live = sum(job.state in JOB_LIVE for job in book.jobs.values())
     assert live == book.live_jobs, f"{book.live_jobs} live jobs counted, {live} there"
@@ -86,6 +109,3 @@ def _check_tables(book: Book) -> None:
     assert set(book.requirements) == {job.requirement_id for job in book.jobs.values()}, (
         "a requirement that no job has"
     )
-    assert len(book.sessions) <= SESSIONS_PER_JOB * len(book.jobs) + 256, "too many sessions"
-    assert len(book.leases) <= book.settings.leases_max, "too many leases"
-    assert len(book.device_answers) <= book.settings.device_answers_max, "too many answers"

@@ -5,6 +5,8 @@ client managers); out go plans, one message a manager, alike but for its quotas.
 
 * The first plan after a change of the jobs leaves with the same batch; later ones are at least
   ``plan_interval_s`` apart. If only the supply changes, ``replan_s`` is soon enough.
+* The very first one waits ``settle_s`` for the managers to say hello: they still work by a plan of
+  the life before, and a whole round's demand for the first to come would be too much on top.
 * A manager that comes or goes changes everybody's quotas, so it is a change like the others.
 * A plan that got lost is noticed: a manager's beat says which one it has. (One that could not be
   delivered is not sent again at once: to a peer that is gone, that would go on for ever.)
@@ -21,6 +23,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from daemons.scheduler import plans
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
 from propius import engine, messages
@@ -34,8 +37,6 @@ from propius.messages import (
     JobEvents,
     Message,
     NeedSnapshot,
-    PlannedGroup,
-    PlannedRound,
     Snapshot,
     Supply,
     SupplyBucket,
@@ -91,6 +92,7 @@ class SchedulerCore(Core):
         self.managers: dict[str, Manager] = {}
         self._plan_seq = 0  # the job event that the plan knows of
         self._planned_ns: int | None = None
+        self._first_plan_ns = 0
         self._changed = False  # jobs or managers, since the last plan
         self._supply_changed = False
         self._policy_fails = False  # since the last plan; it was said
@@ -99,6 +101,9 @@ class SchedulerCore(Core):
         self._supply_seen: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     # --- the driver's side -------------------------------------------------------------------
+
+    def start(self, now_ns: int) -> None:
+        self._first_plan_ns = now_ns + int(self.settings.settle_s * SECOND_NS)
 
     def on_message(
         self, now_ns: int, link: str, peer: bytes, header: Header, frames: Frames
@@ -118,6 +123,10 @@ class SchedulerCore(Core):
         else:
             self._from_manager(now_ns, spoke, fresh, message)
 
+    def undeliverable(self, now_ns: int, link: str, peer: bytes, frames: Frames) -> None:
+        super().undeliverable(now_ns, link, peer, frames)
+        self.listener.unreachable(now_ns, peer)
+
     def due_ns(self) -> int | None:
         times = [self.listener.due_ns(), self._plan_due_ns()]
         if self._asked_ns is not None and JOB_MANAGER in self.listener.peers:
@@ -126,9 +135,9 @@ class SchedulerCore(Core):
 
     def tick(self, now_ns: int) -> None:
         for lost in self.listener.tick(now_ns, Beat(seq=max(0, self.jobs.seq))):
-            if self.managers.pop(lost.name, None) is not None:
+            if lost.name in self.managers:
                 self.planner.remove_manager(lost.manager)
-                self._changed = True
+                self._left(now_ns, self.managers.pop(lost.name))
         if self._asked_ns is not None and now_ns >= self._asked_ns + ASK_AGAIN_NS:
             self._ask_snapshot(now_ns)
 
@@ -219,10 +228,10 @@ class SchedulerCore(Core):
     def _from_manager(self, now_ns: int, peer: Peer, fresh: bool, message: Message) -> None:
         manager = self.managers.get(peer.name)
         if fresh or manager is None:
+            if manager is not None:
+                self._left(now_ns, manager)
             manager = self.managers[peer.name] = Manager(peer)
-            self.planner.add_manager(peer.manager)
-            self._changed = True
-            self.say("info", "manager_joined", manager=peer.name)
+            self._joined(now_ns, peer)
         match message:
             case Hello():
                 manager.sent_version = -1
@@ -232,6 +241,20 @@ class SchedulerCore(Core):
                 self._take_supply(now_ns, peer, message)
             case _:
                 self.count("unexpected_messages")
+
+    def _joined(self, now_ns: int, peer: Peer) -> None:
+        self.planner.add_manager(peer.manager)
+        self._changed = True
+        self.say("info", "manager_joined", manager=peer.name)
+        if self.settings.event_log:
+            event = messages.ManagerJoined(manager=peer.manager, incarnation=peer.incarnation)
+            self.record(now_ns, event)
+
+    def _left(self, now_ns: int, manager: Manager) -> None:
+        self._changed = True
+        if self.settings.event_log:
+            number, incarnation = manager.peer.manager, manager.peer.incarnation
+            self.record(now_ns, messages.ManagerLeft(manager=number, incarnation=incarnation))
 
     def _confirm(self, now_ns: int, manager: Manager, version: int) -> None:
         """A manager says which plan it works by; if the last one got lost, send it again."""
@@ -278,7 +301,7 @@ class SchedulerCore(Core):
         if not self.jobs.known or not (self._changed or self._supply_changed):
             return None
         if self._planned_ns is None:
-            return 0
+            return self._first_plan_ns
         wait_s = self.settings.plan_interval_s if self._changed else self.settings.replan_s
         return self._planned_ns + int(wait_s * SECOND_NS)
 
@@ -295,18 +318,8 @@ class SchedulerCore(Core):
         self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
-            groups = [(rid, rounds) for rid, _, rounds in self._groups]
-            event = messages.PlanMade(
-                version=plan.version,
-                seq=self._plan_seq,
-                policy=self.settings.policy,
-                ranked=plan.ranked,
-                groups=groups,
-                preferences=plan.preferences,
-                fallback=plan.fallback,
-                shuffle=plan.shuffle,
-                partitions=plan.partitions,
-            )
+            policy = self.settings.policy
+            event = plans.to_event(plan, self._groups, seq=self._plan_seq, policy=policy)
             self.record(now_ns, event)
 
     def _policy_failed(self, error: engine.PolicyError) -> None:
@@ -319,29 +332,11 @@ class SchedulerCore(Core):
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
-        quotas = iter(plan.quotas(manager.peer.manager))
-        constraints = self.jobs.constraints
-        groups = [
-            PlannedGroup(
-                rid,
-                vector,
-                [
-                    PlannedRound(
-                        job, number, rank, next(quotas), constraints.get(job, {}), tier, part
-                    )
-                    for job, number, rank, _, tier, part in rounds
-                ],
-            )
-            for rid, vector, rounds in self._groups
-        ]
-        message = messages.Plan(
-            version=plan.version,
+        message = plans.to_message(
+            plan,
+            self._groups,
+            manager=manager.peer.manager,
             seq=self._plan_seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
-            shuffle=plan.shuffle,
-            partitions=plan.partitions,
+            constraints=self.jobs.constraints,
         )
         self.listener.send(now_ns, manager.peer, message)

@@ -20,4 +20,5 @@ class SchedulerSettings:
     supply_window_s: float = 600.0
     supply_samples_max: int = 65_536
     plan_interval_s: float = 0.020  # between plans while jobs change; the first one leaves at once
+    settle_s: float = 0.7  # from the start to the first plan: for the managers to say hello
     replan_s: float = 1.0  # between plans while only the supply changes

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from propius.cli import configs, jobs
+from propius.cli import client_managers, configs, jobs
 from propius.cli.cluster import Cluster, NotReadyError, stop_system
 from propius.cli.status import DaemonStatus, daemon_names, statuses
 from propius.config import load_config
@@ -42,6 +42,7 @@ app = typer.Typer(
     """,
 )
 app.add_typer(jobs.app, name="job")
+app.add_typer(client_managers.app, name="client-manager")
 app.add_typer(configs.app, name="config")
 
 ConfigOption = Annotated[

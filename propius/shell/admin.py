@@ -1,11 +1,13 @@
 """The admin endpoint: is the daemon alive, is it ready, and its figures. A thread of its own.
 
 ``GET /livez``: 200, or 503 if the loop has not turned for five seconds. ``GET /readyz``: 200, or
-503 and the reason in one line. ``GET /metrics``: Prometheus' text format.
+503 and the reason in one line. ``GET /metrics``: Prometheus' text format. ``GET /peers``: who is
+connected on the inside links, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -72,8 +74,11 @@ def _app(health: Health, metrics: Metrics) -> Callable[[dict[str, Any], Any], It
             return _plain(start_response, why, "alive")
         if path == "/readyz":
             return _plain(start_response, health.not_ready, "ready")
+        if path == "/peers":
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(health.peers).encode()]
         start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"/livez, /readyz or /metrics\n"]
+        return [b"/livez, /readyz, /metrics or /peers\n"]
 
     return app
 

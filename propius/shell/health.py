@@ -45,6 +45,7 @@ class Health:
     counters: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
     links: dict[str, LinkStats] = field(default_factory=dict)
+    peers: list[dict[str, str | int | float | bool]] = field(default_factory=list)
 
     def hung_s(self, now_ns: int) -> float:
         """For how long the loop has been stuck; 0 if it is not."""

@@ -18,17 +18,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 import zmq
 
 from propius.core import SECOND_NS, Commit, Core, Effect, Record, Say, Send
 from propius.shell.event_log import EventLogWriter
-from propius.shell.exit_codes import OK
+from propius.shell.exit_codes import CONFIGURATION, OK, StartError
 from propius.shell.health import Health, LinkStats, Metrics
+from propius.shell.light import without
 from propius.shell.notify import Notifier
 from propius.shell.socket import Binding, ConnectionMonitor, LinkSocket, open_socket
 from propius.shell.wake import Shutdown, Wake
 from propius.shell.writer import BACKLOG_MAX, Committed, CommitWriter, Store
+
+with without("rich"):
+    import structlog
 
 TURN_NS: Final = SECOND_NS  # the loop turns at least so often, so that a hang shows
 PUBLISH_NS: Final = SECOND_NS // 10
@@ -53,6 +56,7 @@ class Surroundings:
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], int] = time.monotonic_ns
     extra_counters: Callable[[], dict[str, int]] = dict
+    chores: Callable[[int], None] = lambda _now_ns: None  # called about ten times a second
 
 
 class Loop:
@@ -80,12 +84,17 @@ class Loop:
             self._poller.register(monitor.raw, zmq.POLLIN)
 
     def run(self) -> int:
-        """Turn until asked to stop and drained; the exit code."""
+        """Turn until asked to stop and drained; the exit code.
+
+        Raises StartError if the core finds that it must end.
+        """
         around = self._around
         self._core.start(around.clock())
         self._settle(around.clock())
         while not self._finished(around.clock()):
             self._turn()
+            if why := self._core.must_end():
+                raise StartError(why, CONFIGURATION)
         self._settle(around.clock())
         return OK
 
@@ -140,7 +149,6 @@ class Loop:
             if isinstance(result, Committed):
                 self._core.committed(now_ns, result.number)
             else:
-                self._around.log.error("commit_failed", why=result.reason, number=result.number)
                 self._core.commit_failed(now_ns, result.number, result.reason)
 
     def _tick(self, now_ns: int) -> None:
@@ -223,10 +231,12 @@ class Loop:
         if self._unseen:
             return
         self._publish_ns = now_ns + PUBLISH_NS
+        self._around.chores(now_ns)
         health = self._around.health
         draining = "stopping" if self._drain_until_ns is not None else ""
         health.not_ready = draining or self._core.not_ready()
         health.gauges = self._core.gauges()
+        health.peers = self._core.peers()
         health.counters = {**self._core.counters, **self._around.extra_counters()}
         health.links = {name: self._stats(name, link) for name, link in self._links.items()}
         if not draining:

@@ -12,10 +12,20 @@ from propius.messages import (
     Hello,
     Message,
     NeedSnapshot,
+    Reject,
     decode_header,
     decode_payload,
+    encode,
 )
-from propius.peering import BEAT_NS, HELLO_AGAIN_NS, SILENCE_NS, Dialer, Listener, Peer
+from propius.peering import (
+    BEAT_NS,
+    HELLO_AGAIN_NS,
+    SILENCE_NS,
+    TAKEN_AGAIN_NS,
+    Dialer,
+    Listener,
+    Peer,
+)
 
 Frames = tuple[bytes, ...]
 VERSION = "0.1.0"
@@ -200,14 +210,82 @@ def test_a_replaced_owner_is_greeted_anew(wire: Wire) -> None:
     assert len(wire.owner.fresh) == 1
 
 
-def test_a_replaced_manager_is_a_new_peer_under_the_same_name(wire: Wire) -> None:
-    """A new incarnation replaces the old one at once, at its new address."""
-    wire.manager, wire.address = Manager(12), b"a2"
+def second(wire: Wire, incarnation: int = 12) -> Manager:
+    """Another process under the same name, at an address of its own; the first is cut off."""
+    first, wire.manager, wire.address = wire.manager, Manager(incarnation), b"a2"
     wire.manager.start(wire.now_ns)
     wire.settle()
+    return first
+
+
+@pytest.mark.parametrize("unreachable", [True, False])
+def test_a_restarted_manager_is_a_new_peer_under_the_same_name(
+    wire: Wire, unreachable: bool
+) -> None:
+    """A new incarnation gets the name when the old one cannot be reached, or is silent."""
+    if unreachable:
+        wire.owner.listener.unreachable(wire.now_ns, b"a1")
+    second(wire)
+    assert wire.manager.dialer.up == unreachable
+    wire.run(SECOND_NS)
+    assert not wire.manager.dialer.taken
+    wire.run(SILENCE_NS + TAKEN_AGAIN_NS - SECOND_NS)
+    assert wire.manager.dialer.up
+    assert not wire.manager.dialer.taken
     assert [peer.incarnation for peer in wire.owner.fresh] == [11, 12]
     assert len(wire.owner.listener.peers) == 1
     assert wire.owner.listener.peers["manager-3"].address == b"a2"
+
+
+def test_a_second_process_of_one_name_is_refused_for_ever(wire: Wire) -> None:
+    """While the first is heard, it keeps its peering; the second finds out that it must end."""
+    first = second(wire)
+    for _ in range(10):
+        wire.run(BEAT_NS)
+        beat = Header(kind="beat", sender=first.name, session=11, request=9)
+        wire.owner.receive(wire.now_ns, "down", b"a1", encode(beat, Beat()))
+    assert not wire.manager.dialer.up
+    assert wire.manager.dialer.taken
+    assert all(
+        word in wire.manager.dialer.rejected for word in ("manager-3", "incarnation 11", "lives")
+    )
+    assert [peer.incarnation for peer in wire.owner.fresh] == [11]
+    assert [say.event for say in wire.said] == ["peer_rejected_us"]
+
+
+def test_being_refused_for_a_moment_is_not_being_taken(wire: Wire) -> None:
+    """Rejections count from the last welcome: a name that was free in between is not taken."""
+    second(wire)
+    wire.run(SILENCE_NS + SECOND_NS)
+    assert wire.manager.dialer.up
+    wire.now_ns += 10 * SECOND_NS
+    reject = Header(kind="reject", sender="owner", session=22, request=1)
+    frames = encode(reject, Reject(text="taken by somebody", taken=True))
+    wire.manager.receive(wire.now_ns, "up", b"", frames)
+    assert not wire.manager.dialer.taken
+
+
+def test_what_was_said_before_a_freeze_is_not_heard_after_it(wire: Wire) -> None:
+    """A manager that was frozen for longer than the silence limit starts with a hello."""
+    wire.owner.listener.send(wire.now_ns, wire.owner.fresh[0], NeedSnapshot())
+    (late,) = [each for each in wire.owner.take_effects() if isinstance(each, Send)]
+    wire.now_ns += SILENCE_NS
+    wire.manager.receive(wire.now_ns, "up", b"", late.frames)
+    assert not wire.manager.got
+    assert not wire.manager.dialer.up
+    wire.settle()
+    assert wire.manager.dialer.up
+    assert wire.manager.came_up == 2
+
+
+def test_a_peer_that_cannot_be_reached_is_lost_at_once(wire: Wire) -> None:
+    """What finds no taker ends the peering at the next tick, unless the peer speaks before."""
+    wire.owner.listener.unreachable(wire.now_ns, b"somebody else")
+    wire.owner.listener.unreachable(wire.now_ns, b"a1")
+    assert wire.owner.due_ns() == wire.now_ns
+    wire.cut = True
+    wire.run(0)
+    assert [peer.name for peer in wire.owner.lost] == ["manager-3"]
 
 
 def test_a_reconnected_manager_keeps_its_peering(wire: Wire) -> None:
@@ -237,6 +315,7 @@ def test_what_an_old_incarnation_says_is_not_passed_on(wire: Wire) -> None:
     old = wire.manager
     old.dialer.send(wire.now_ns, NeedSnapshot())
     (late,) = [each for each in old.take_effects() if isinstance(each, Send)]
+    wire.owner.listener.unreachable(wire.now_ns, wire.address)
     wire.manager = Manager(12)
     wire.manager.start(wire.now_ns)
     wire.settle()

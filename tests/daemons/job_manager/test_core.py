@@ -373,9 +373,12 @@ def test_results_go_to_the_manager_that_asked(rig: Rig) -> None:
     JobServer.registered(rig).start(2)
     rig.commits = "held"
     assert rig.claims([Claim(device(1), 1, 1, b"d", 1, 0, False)]) is None
+    (address,) = [peer.address for peer in rig.core.managers.peers.values()]
+    rig.core.undeliverable(rig.now_ns, "managers", address, ())
     header = Header(kind="hello", sender="client_manager-0", session=8, request=1)
     hello = Hello(role="client_manager", manager=0, package_version="1", schema=SCHEMA.schema)
     rig.tell("managers", header, hello, peer=b"new")
+    assert rig.core.managers.peers["client_manager-0"].incarnation == 8
     rig.commits = "done"
     rig.work_off_commits()
     rig.carry_out()
