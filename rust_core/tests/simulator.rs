@@ -69,7 +69,12 @@ proptest! {
     ) {
         let (trace, jobs) = (trace(sessions, seed), jobs(9, &KINDS));
         let config = SimulatorConfig {
-            seed: u64::from(seed), repeat: 2, managers, plan_gap_s, check: true,
+            seed: u64::from(seed),
+            repeat: 2,
+            managers,
+            plan_gap_s,
+            tasks_max: (seed % 3 > 0).then_some(seed % 3),
+            check: true,
             ..SimulatorConfig::new(name)
         };
         let result = simulate(&trace, &jobs, &config);
@@ -101,7 +106,8 @@ fn a_device_that_is_done_checks_in_again() {
     let text = format!("{header}0,5000,78,13736,1\n");
     let trace = Trace::read_csv("one device", text.as_bytes()).expect("a good trace");
     let one = SimulatedJob { min_response: 1.0, ..SimulatedJob::new(10.0, 2, 1, 500.0) };
-    let config = SimulatorConfig { dispatch_s: 0.0, ..SimulatorConfig::new("fifo") };
+    let config =
+        SimulatorConfig { dispatch_s: 0.0, tasks_max: None, ..SimulatorConfig::new("fifo") };
     let result = simulate(&trace, std::slice::from_ref(&one), &config);
     assert_eq!(result.avg_jct_s(), Some(100.0));
     assert_eq!((result.tally.checkins, result.tally.dispatched), (3, 2));
@@ -130,7 +136,8 @@ fn a_round_that_misses_its_deadline_is_tried_again() {
     let text = format!("{header}0,9000,78,13736,1\n");
     let trace = Trace::read_csv("one device", text.as_bytes()).expect("a good trace");
     let job = SimulatedJob::new(10.0, 1, 1, 40.0);
-    let config = SimulatorConfig { dispatch_s: 0.0, ..SimulatorConfig::new("fifo") };
+    let config =
+        SimulatorConfig { dispatch_s: 0.0, tasks_max: None, ..SimulatorConfig::new("fifo") };
     let result = simulate(&trace, &[job], &config);
     // Tasks take 50 s: each comes after the deadline of its round, and is late.
     assert_eq!((result.jobs[0].rounds, result.jobs[0].finish_s), (0, None));

@@ -6,7 +6,9 @@
 //!   offer. The task starts up to [`SimulatorConfig::dispatch_s`] later and takes the time that the
 //!   trace says. If that is longer than the session, the device is gone when its session ends, and
 //!   its slot is offered again while the round is open. A device that has done its task checks in
-//!   again if its session lasts (and it has done fewer than [`SimulatorConfig::tasks_max`]).
+//!   again if its session lasts, unless it has done [`SimulatorConfig::tasks_max`] tasks: one, unless
+//!   the caller wants another number, as in the paper. Where devices may do as many as they can,
+//!   there are always more of them than the paper's jobs can use, and policies hardly differ.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
 //!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
@@ -76,7 +78,7 @@ impl SimulatorConfig {
             replan_s: 300.0,
             plan_gap_s: 0.02,
             dispatch_s: 2.0,
-            tasks_max: None,
+            tasks_max: Some(1),
             supply_bucket_s: 60.0,
             check: false,
         }
@@ -316,7 +318,7 @@ impl<'a> Driver<'a> {
                 }
             }
             self.tally.events += 1;
-            if self.tally.events.is_multiple_of(PROGRESS_EVENTS) && !progress(self.rounds_done()) {
+            if self.tally.events % PROGRESS_EVENTS == 0 && !progress(self.rounds_done()) {
                 return Err(SimulationError::Stopped);
             }
         }
@@ -553,7 +555,9 @@ impl<'a> Driver<'a> {
     /// Lets those go whose session has ended. Nobody waits with an offer: all are answered at once.
     fn expire(&mut self, now_ns: u64, manager: usize) {
         let (gone, _) = self.matchers[manager].expire(now_ns);
-        gone.into_iter().for_each(|device| self.visits.remove(Visits::place_of(device)));
+        for device in gone {
+            self.visits.remove(Visits::place_of(device));
+        }
     }
 
     fn tell_planner(&mut self) -> Result<()> {
