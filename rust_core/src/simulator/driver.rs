@@ -18,16 +18,16 @@
 //!   the order in which they were scheduled, and then the sessions that begin, in the order of the
 //!   trace.
 
-use std::collections::BTreeMap;
-
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
-use super::trace::CLASSES;
-use super::{Calendar, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace};
+use super::specs::Specs;
+use super::{
+    Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally, Trace,
+};
 use crate::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{JobSpec, Plan, Planner, PlannerConfig};
 use crate::policy::{self, Rule};
 use crate::random::{SplitMix64, draw};
-use crate::{Device, Error, Job, Manager, Result, RoundKey};
+use crate::{Device, Job, Manager, Result, RoundKey};
 
 /// The caller hears of the progress, and may stop the run, once in so many events.
 const PROGRESS_EVENTS: u64 = 1 << 17;
@@ -35,73 +35,6 @@ const PROGRESS_EVENTS: u64 = 1 << 17;
 const TRY_AGAIN_S: f64 = 1.0;
 /// So many clients may wait with one manager.
 const WAITING_MAX: usize = 1 << 30;
-
-/// The settings of a run.
-#[derive(Clone, Debug)]
-pub struct SimulatorConfig {
-    /// The name of the policy.
-    pub policy: String,
-    /// Its options.
-    pub policy_options: BTreeMap<String, f64>,
-    /// The seed of the run's draws.
-    pub seed: u64,
-    /// How often the trace is played at most.
-    pub repeat: u32,
-    /// After how long it is played again. None: [`Trace::period_s`].
-    pub period_s: Option<f64>,
-    /// How many client managers there are.
-    pub managers: u32,
-    /// How often the supply is brought to the planner, and a plan made in any case.
-    pub replan_s: f64,
-    /// How long after a plan the next one is made at the earliest.
-    pub plan_gap_s: f64,
-    /// The delay between accept and start of a task is drawn below this.
-    pub dispatch_s: f64,
-    /// How many tasks a device does in a session before it leaves. None: as many as it can.
-    pub tasks_max: Option<u32>,
-    /// The length of a bucket of supply.
-    pub supply_bucket_s: f64,
-    /// Re-computes every invariant of the matchers after each plan; slow, for tests.
-    pub check: bool,
-}
-
-impl SimulatorConfig {
-    /// The defaults.
-    pub fn new(policy: &str) -> Self {
-        Self {
-            policy: policy.to_owned(),
-            policy_options: BTreeMap::new(),
-            seed: 0,
-            repeat: 1,
-            period_s: None,
-            managers: 1,
-            replan_s: 300.0,
-            plan_gap_s: 0.02,
-            dispatch_s: 2.0,
-            tasks_max: Some(1),
-            supply_bucket_s: 60.0,
-            check: false,
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let is_time = |value: f64| value.is_finite() && value > 0.0;
-        let rules = [
-            ("repeat", self.repeat > 0, "at least 1"),
-            ("managers", (1..=1_000).contains(&self.managers), "1 to 1000"),
-            ("tasks_max", self.tasks_max != Some(0), "at least 1"),
-            ("replan_s", is_time(self.replan_s), "a time above 0"),
-            ("period_s", self.period_s.is_none_or(is_time), "a time above 0"),
-            ("supply_bucket_s", is_time(self.supply_bucket_s), "a time above 0"),
-            ("plan_gap_s", self.plan_gap_s >= 0.0, "a time from 0 on"),
-            ("dispatch_s", self.dispatch_s >= 0.0, "a time from 0 on"),
-        ];
-        match rules.into_iter().find(|(_, is_good, _)| !is_good) {
-            None => Ok(()),
-            Some((what, _, rule)) => Err(Error::OutOfRange { what, rule }),
-        }
-    }
-}
 
 /// Plays the trace to the jobs until all are done or the trace has been played `repeat` times.
 ///
@@ -628,49 +561,4 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
 
 fn unit(random: &mut SplitMix64) -> f64 {
     (random.next() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// The spec of a client: one dimension for each class that any client meets, 1 where it does.
-#[derive(Debug)]
-struct Specs {
-    dimensions: usize,
-    /// By set of classes, one after the other.
-    table: Vec<f64>,
-    /// The dimension of each class.
-    dimension_of: [Option<usize>; CLASSES],
-}
-
-impl Specs {
-    fn new(trace: &Trace) -> Self {
-        let mut dimension_of = [None; CLASSES];
-        let known = trace.all_classes();
-        let classes = (0..CLASSES).filter(|class| known >> class & 1 == 1);
-        let mut count = 0;
-        for (dimension, class) in classes.enumerate() {
-            dimension_of[class] = Some(dimension);
-            count = dimension + 1;
-        }
-        let dimensions = count.max(1);
-        let mut table = vec![0.0; dimensions << CLASSES];
-        for (set, spec) in table.chunks_exact_mut(dimensions).enumerate() {
-            for (class, dimension) in dimension_of.iter().enumerate() {
-                if let Some(dimension) = dimension.filter(|_| set >> class & 1 == 1) {
-                    spec[dimension] = 1.0;
-                }
-            }
-        }
-        Self { dimensions, table, dimension_of }
-    }
-
-    fn of(&self, classes: u16) -> &[f64] {
-        &self.table[usize::from(classes) * self.dimensions..][..self.dimensions]
-    }
-
-    /// The requirement of this class, which some client meets.
-    fn unit_vector(&self, class: u32) -> Vec<f64> {
-        let mut vector = vec![0.0; self.dimensions];
-        let dimension = self.dimension_of[class as usize].expect("the job list was checked");
-        vector[dimension] = 1.0;
-        vector
-    }
 }
