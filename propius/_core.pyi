@@ -212,5 +212,6 @@ def simulate(
     managers: int = 1,
     replan_s: float = 300.0,
     plan_gap_s: float = 0.02,
+    tasks_max: int | None = 1,
     progress: Callable[[int], bool | None] | None = None,
 ) -> dict[str, Any]: ...

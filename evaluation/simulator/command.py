@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluation.simulator.grid import Grid, run_grid
+from evaluation.simulator.grid import TASKS_PER_SESSION, Grid, run_grid
 from evaluation.simulator.grid import Progress as Told
 from evaluation.simulator.results import summarize
 from evaluation.simulator.tables import as_json, comparison_table
@@ -68,6 +68,15 @@ def simulate(
             help="Replay the trace so many times, end to end; 0: until every job has finished.",
         ),
     ] = 0,
+    tasks_per_session: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            help="How many tasks a device does each time that it is online (propius semantics); "
+            "0: as many as it can. FL platforms spare their devices' owners: 1.",
+        ),
+    ] = TASKS_PER_SESSION,
     scale: Annotated[
         str, typer.Option(help="Of a named workload: small (a tenth) or full (as published).")
     ] = "small",
@@ -105,6 +114,7 @@ def simulate(
             semantics=parse_semantics(semantics),
             repeat=repeat or None,
             policy_options=parse_options(option or []),
+            tasks_per_session=tasks_per_session,
         )
         trace = load_trace(clients, grid.jobs)
         with rounds_bar(grid, quiet=as_json_) as told:

@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from evaluation.simulator.workloads import SimulatedJob
 from propius.engine import Trace, simulate
 
-__all__ = ["Grid", "Progress", "run_grid"]
+__all__ = ["TASKS_PER_SESSION", "Grid", "Progress", "run_grid"]
+
+TASKS_PER_SESSION: Final = 1
+"""The default; see ``docs/simulator.md``."""
 
 Progress = Callable[[int, int], None]
 """Told of (index of the run, rounds done so far), from any thread, one call at a time."""
@@ -37,7 +40,10 @@ class Grid:
     repeat: int | None = None
     """How often the trace is replayed, end to end; None: until every job has finished."""
     policy_options: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    tasks_per_session: int = TASKS_PER_SESSION
+    """Of a device, under ``propius`` semantics; 0: as many as its session has room for."""
+    rules: Sequence[str] = ()
+    """Under ``venn-reference``: those of the reference's rules that are replaced by ours."""
 
     def runs(self) -> list[tuple[str, int]]:
         """(policy, seed) of each run, in the order of the results."""
@@ -60,6 +66,9 @@ def run_grid(
     stop = threading.Event()
     lock = threading.Lock()
     jobs = [msgspec.to_builtins(job) for job in grid.jobs]
+    sessions: dict[str, Any] = {}
+    if grid.semantics == "propius":
+        sessions["tasks_max"] = grid.tasks_per_session or None
 
     def one(index: int, policy: str, seed: int) -> dict[str, Any]:
         def told(rounds: int) -> bool:
@@ -77,7 +86,8 @@ def run_grid(
             semantics=grid.semantics,
             repeat=grid.repeat,
             progress=told,
-            **grid.settings,
+            rules=list(grid.rules),
+            **sessions,
         )
 
     workers = threads or os.cpu_count() or 1

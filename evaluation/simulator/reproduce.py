@@ -40,6 +40,8 @@ POLICIES_COMPARED: Final = ("random", "fifo", "srsf", "irs")
 AGREEMENT_MAX: Final = {"random": 0.04, "fifo": 0.015, "srsf": 0.015, "irs": 0.015}
 """How far the mean may be from the reference's; random differs that much between seeds."""
 
+COME_BACK: Final = "come_back"
+
 PAPER: Final[dict[str, dict[str, float]]] = {
     "even": {"fifo": 1.38, "srsf": 1.69, "irs": 1.87},
     "small": {"fifo": 1.48, "srsf": 1.68, "irs": 1.78},
@@ -145,29 +147,30 @@ class Step:
 def steps(
     trace: Trace, workload: str, *, seeds: Sequence[int], policies: Sequence[str]
 ) -> Iterator[Step]:
-    """From the reference's rules to ours, one rule at a time; the last step is the real engine."""
+    """From the reference's rules to ours, one rule at a time, and the real engine at the end.
+
+    The engine is run twice: as it is by default, and with devices that come back for more tasks,
+    beside the reference with that rule.
+    """
     ours: list[str] = []
-    yield Step(
-        "venn-reference",
-        "all rules of the reference",
-        _run_step(trace, workload, seeds, policies, ours),
-    )
+
+    def reference(name: str, what: str) -> Step:
+        grid = reference_grid(workload, policies, seeds, ours)
+        return Step(name, what, _means(run_grid(trace, grid)))
+
+    def engine(name: str, what: str, tasks: int) -> Step:
+        jobs = load_jobs(workload)
+        grid = Grid(jobs=jobs, policies=policies, seeds=seeds, tasks_per_session=tasks)
+        return Step(name, what, _means(run_grid(trace, grid)))
+
+    yield reference("venn-reference", "all rules of the reference")
     for name, what in REFERENCE_RULES:
+        if name == COME_BACK:
+            yield engine("propius", "everything: this is the engine of the daemons", 1)
         ours.append(name)
-        yield Step(name, what, _run_step(trace, workload, seeds, policies, ours))
-    grid = Grid(
-        jobs=load_jobs(workload),
-        policies=policies,
-        seeds=seeds,
-    )
-    means = _means(run_grid(trace, grid))
-    yield Step("propius", "the engine of the daemons", means)
-
-
-def _run_step(
-    trace: Trace, workload: str, seeds: Sequence[int], policies: Sequence[str], ours: list[str]
-) -> dict[str, float]:
-    return _means(run_grid(trace, reference_grid(workload, policies, seeds, ours)))
+        yield reference(name, what)
+        if name == COME_BACK:
+            yield engine("propius, 0 a session", "the same with --tasks-per-session 0", 0)
 
 
 def reference_grid(
@@ -179,7 +182,7 @@ def reference_grid(
         policies=policies,
         seeds=seeds,
         semantics="venn-reference",
-        settings={"rules": list(ours)} if ours else {},
+        rules=list(ours),
     )
 
 

@@ -29,7 +29,7 @@ from propius.errors import PropiusError
 
 __all__ = ["app"]
 
-TABLE_WIDTH = 130
+TABLE_WIDTH = 150
 
 app = typer.Typer(no_args_is_help=True, help="Make published results again.")
 

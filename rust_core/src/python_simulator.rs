@@ -10,7 +10,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
+use crate::policy::{self, Rule};
 use crate::python::{EngineError, PolicyError};
+use crate::python_policy;
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
     self, CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError,
@@ -56,12 +58,14 @@ impl PyTrace {
         communication: PyBuffer<f64>,
         classes: PyBuffer<u16>,
     ) -> PyResult<Self> {
-        let (starts, ends) = (start_s.to_vec(py)?, end_s.to_vec(py)?);
-        let (computations, communications) = (computation.to_vec(py)?, communication.to_vec(py)?);
+        let numbers = [start_s, end_s, computation, communication];
+        let numbers = numbers.map(|column| column.to_vec(py));
+        let [start, end, slowness, bandwidth] = numbers;
+        let (start, end, slowness, bandwidth) = (start?, end?, slowness?, bandwidth?);
         let classes = classes.to_vec(py)?;
-        let lengths = [ends.len(), computations.len(), communications.len(), classes.len()];
-        if let Some(other) = lengths.iter().find(|length| **length != starts.len()) {
-            let text = format!("columns of different lengths, {} and {other}", starts.len());
+        let lengths = [end.len(), slowness.len(), bandwidth.len(), classes.len()];
+        if let Some(other) = lengths.iter().find(|length| **length != start.len()) {
+            let text = format!("columns of different lengths, {} and {other}", start.len());
             return Err(TraceError::new_err(text));
         }
         if let Some(row) = classes.iter().position(|set| set >> CLASSES != 0) {
@@ -70,13 +74,13 @@ impl PyTrace {
         }
         #[expect(clippy::cast_possible_truncation, reason = "speeds need no more than 7 digits")]
         let session = |row: usize| Session {
-            start_s: starts[row],
-            end_s: ends[row],
-            computation: computations[row] as f32,
-            communication: communications[row] as f32,
+            start_s: start[row],
+            end_s: end[row],
+            computation: slowness[row] as f32,
+            communication: bandwidth[row] as f32,
             classes: classes[row],
         };
-        let trace = Trace::from_sessions("columns", (0..starts.len()).map(session))?;
+        let trace = Trace::from_sessions("columns", (0..start.len()).map(session))?;
         Ok(Self(Arc::new(trace)))
     }
 
@@ -116,10 +120,10 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
-    progress=None),
+    tasks_max=Some(1), progress=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
-        progress=None)")]
+        tasks_max=1, progress=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -135,6 +139,7 @@ pub(crate) fn simulate(
     managers: u32,
     replan_s: f64,
     plan_gap_s: f64,
+    tasks_max: Option<u32>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
@@ -164,9 +169,11 @@ pub(crate) fn simulate(
                 managers,
                 replan_s,
                 plan_gap_s,
+                tasks_max,
                 ..SimulatorConfig::new(&policy)
             };
-            py.detach(|| simulator::run(&trace, &list, &config, &mut told))
+            let rule = find_rule(py, &policy)?;
+            py.detach(|| simulator::run_with_rule(&trace, &list, &config, rule, &mut told))
         }
         other => {
             let text = format!("unknown semantics {other:?}, known are propius, venn-reference");
@@ -182,6 +189,14 @@ pub(crate) fn simulate(
     dict.set_item("seed", seed)?;
     dict.set_item("semantics", semantics)?;
     Ok(dict.unbind())
+}
+
+/// As the planner finds it; but here an unknown name is an error of the policy, as a failing one is.
+fn find_rule(py: Python<'_>, name: &str) -> PyResult<Rule> {
+    if name.contains(':') {
+        return python_policy::find(py, name);
+    }
+    Ok(Rule::Known(policy::find(name).map_err(SimulationError::from)?))
 }
 
 /// Whether the run goes on. What Python raised is kept for the end of it.

@@ -150,7 +150,7 @@ impl<'a, S: Scheduler> Engine<'a, S> {
                 self.offer_to_waiting(now_s);
             }
             self.tally.events += 1;
-            if self.tally.events.is_multiple_of(PROGRESS_EVENTS) && !progress(self.rounds) {
+            if self.tally.events % PROGRESS_EVENTS == 0 && !progress(self.rounds) {
                 return None;
             }
         }

@@ -95,7 +95,9 @@ mod tests {
     #[test]
     fn the_order_is_that_of_the_table() {
         let mut served = ServedJobs::new();
-        [48, 6, 24].into_iter().for_each(|job| served.insert(job));
+        for job in [48, 6, 24] {
+            served.insert(job);
+        }
         assert_eq!(served.iter().collect::<Vec<_>>(), [48, 24, 6]);
         served.remove(48);
         served.insert(28);

@@ -6,7 +6,9 @@
 //!   offer. The task starts up to [`SimulatorConfig::dispatch_s`] later and takes the time that the
 //!   trace says. If that is longer than the session, the device is gone when its session ends, and
 //!   its slot is offered again while the round is open. A device that has done its task checks in
-//!   again if its session lasts.
+//!   again if its session lasts, unless it has done [`SimulatorConfig::tasks_max`] tasks: one, unless
+//!   the caller wants another number, as in the paper. Where devices may do as many as they can,
+//!   there are always more of them than the paper's jobs can use, and policies hardly differ.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
 //!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
@@ -16,83 +18,23 @@
 //!   the order in which they were scheduled, and then the sessions that begin, in the order of the
 //!   trace.
 
-use std::collections::BTreeMap;
-
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
-use super::trace::CLASSES;
-use super::{Calendar, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace};
+use super::specs::Specs;
+use super::{
+    Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally, Trace,
+};
 use crate::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{JobSpec, Plan, Planner, PlannerConfig};
+use crate::policy::{self, Rule};
 use crate::random::{SplitMix64, draw};
-use crate::{Device, Error, Job, Manager, Result, RoundKey};
+use crate::{Device, Job, Manager, Result, RoundKey};
 
 /// The caller hears of the progress, and may stop the run, once in so many events.
 const PROGRESS_EVENTS: u64 = 1 << 17;
+/// A device whose whole offer was refused checks in again after so long.
+const TRY_AGAIN_S: f64 = 1.0;
 /// So many clients may wait with one manager.
 const WAITING_MAX: usize = 1 << 30;
-
-/// The settings of a run.
-#[derive(Clone, Debug)]
-pub struct SimulatorConfig {
-    /// The name of the policy.
-    pub policy: String,
-    /// Its options.
-    pub policy_options: BTreeMap<String, f64>,
-    /// The seed of the run's draws.
-    pub seed: u64,
-    /// How often the trace is played at most.
-    pub repeat: u32,
-    /// After how long it is played again. None: [`Trace::period_s`].
-    pub period_s: Option<f64>,
-    /// How many client managers there are.
-    pub managers: u32,
-    /// How often the supply is brought to the planner, and a plan made in any case.
-    pub replan_s: f64,
-    /// How long after a plan the next one is made at the earliest.
-    pub plan_gap_s: f64,
-    /// The delay between accept and start of a task is drawn below this.
-    pub dispatch_s: f64,
-    /// The length of a bucket of supply.
-    pub supply_bucket_s: f64,
-    /// Re-computes every invariant of the matchers after each plan; slow, for tests.
-    pub check: bool,
-}
-
-impl SimulatorConfig {
-    /// The defaults.
-    pub fn new(policy: &str) -> Self {
-        Self {
-            policy: policy.to_owned(),
-            policy_options: BTreeMap::new(),
-            seed: 0,
-            repeat: 1,
-            period_s: None,
-            managers: 1,
-            replan_s: 300.0,
-            plan_gap_s: 0.02,
-            dispatch_s: 2.0,
-            supply_bucket_s: 60.0,
-            check: false,
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let is_time = |value: f64| value.is_finite() && value > 0.0;
-        let rules = [
-            ("repeat", self.repeat > 0, "at least 1"),
-            ("managers", (1..=1_000).contains(&self.managers), "1 to 1000"),
-            ("replan_s", is_time(self.replan_s), "a time above 0"),
-            ("period_s", self.period_s.is_none_or(is_time), "a time above 0"),
-            ("supply_bucket_s", is_time(self.supply_bucket_s), "a time above 0"),
-            ("plan_gap_s", self.plan_gap_s >= 0.0, "a time from 0 on"),
-            ("dispatch_s", self.dispatch_s >= 0.0, "a time from 0 on"),
-        ];
-        match rules.into_iter().find(|(_, is_good, _)| !is_good) {
-            None => Ok(()),
-            Some((what, _, rule)) => Err(Error::OutOfRange { what, rule }),
-        }
-    }
-}
 
 /// Plays the trace to the jobs until all are done or the trace has been played `repeat` times.
 ///
@@ -103,9 +45,20 @@ pub fn run(
     config: &SimulatorConfig,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> std::result::Result<RunResult, SimulationError> {
+    run_with_rule(trace, jobs, config, Rule::Known(policy::find(&config.policy)?), progress)
+}
+
+/// The same with a policy that need not be in the table; the name in `config` is not read.
+pub fn run_with_rule(
+    trace: &Trace,
+    jobs: &[SimulatedJob],
+    config: &SimulatorConfig,
+    rule: Rule,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> std::result::Result<RunResult, SimulationError> {
     super::check_jobs(jobs, trace)?;
     config.check()?;
-    let mut driver = Driver::new(trace, jobs, config)?;
+    let mut driver = Driver::new(trace, jobs, config, rule)?;
     let (end_ns, repeats) = driver.play(progress)?;
     let mut result = RunResult {
         jobs: driver.jobs.into_iter().map(|job| job.result).collect(),
@@ -117,13 +70,25 @@ pub fn run(
     Ok(result)
 }
 
-/// A device in the middle of its session.
+/// A device in the middle of its session. A run is bound by how fast these come from memory.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 struct Visit {
-    session: Session,
     end_ns: u64,
     /// Sessions are numbered through all replays of the trace.
     number: u64,
+    computation: f32,
+    communication: f32,
+    /// How many tasks it has taken.
+    tasks: u32,
+    classes: u16,
+}
+
+impl Visit {
+    fn session(&self) -> Session {
+        let Self { computation, communication, classes, .. } = *self;
+        Session { start_s: 0.0, end_s: to_s(self.end_ns), computation, communication, classes }
+    }
 }
 
 /// Those who are here, waiting or working: a slab, so that the few that are here lie together.
@@ -168,6 +133,7 @@ enum Event {
     Deadline { job: u32, round: u32 },
     TaskDone { job: u32, stamp: u32, visit: u32 },
     DeviceGone { job: u32, stamp: u32, visit: u32 },
+    TryAgain { visit: u32 },
     Supply,
     Plan,
 }
@@ -197,7 +163,12 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(trace: &'a Trace, jobs: &[SimulatedJob], config: &'a SimulatorConfig) -> Result<Self> {
+    fn new(
+        trace: &'a Trace,
+        jobs: &[SimulatedJob],
+        config: &'a SimulatorConfig,
+        rule: Rule,
+    ) -> Result<Self> {
         let specs = Specs::new(trace);
         let mut planner_config = PlannerConfig {
             seed: draw(config.seed, 0x706c_616e, 0),
@@ -206,7 +177,7 @@ impl<'a> Driver<'a> {
         for (name, value) in &config.policy_options {
             planner_config.set_option(name, *value)?;
         }
-        let mut planner = Planner::new(&planner_config)?;
+        let mut planner = Planner::with_rule(&planner_config, rule)?;
         (0..config.managers).for_each(|manager| planner.add_manager(manager));
         let matcher = |manager: Manager| {
             Matcher::new(MatcherConfig {
@@ -280,7 +251,7 @@ impl<'a> Driver<'a> {
                 }
             }
             self.tally.events += 1;
-            if self.tally.events.is_multiple_of(PROGRESS_EVENTS) && !progress(self.rounds_done()) {
+            if self.tally.events % PROGRESS_EVENTS == 0 && !progress(self.rounds_done()) {
                 return Err(SimulationError::Stopped);
             }
         }
@@ -296,18 +267,20 @@ impl<'a> Driver<'a> {
         let session = self.trace.session(row);
         let end_ns = to_ns(session.end_s + f64::from(played) * self.period_s);
         let number = u64::from(played) * self.trace.len() as u64 + row as u64;
-        let visit = self.visits.add(Visit { session, end_ns, number });
+        let Session { computation, communication, classes, .. } = session;
+        let visit = Visit { end_ns, number, computation, communication, tasks: 0, classes };
+        let visit = self.visits.add(visit);
         self.check_in(now_ns, visit)
     }
 
     fn check_in(&mut self, now_ns: u64, visit: u32) -> Result<()> {
         self.tally.checkins += 1;
-        let &Visit { session, end_ns, number } = self.visits.get(visit);
-        let device = self.visits.device(visit);
-        let manager = self.manager_of(number);
-        let spec = self.specs.of(session.classes);
+        let here = *self.visits.get(visit);
+        let (device, end_ns) = (self.visits.device(visit), here.end_ns);
+        let manager = self.manager_of(here.number);
+        let spec = self.specs.of(here.classes);
         let matcher = &mut self.matchers[manager];
-        let tasks = matcher.check_in(now_ns, device, spec, session.option(), end_ns)?;
+        let tasks = matcher.check_in(now_ns, device, spec, here.session().option(), end_ns)?;
         if !tasks.is_empty() {
             let mut offer = std::mem::take(&mut self.offer);
             offer.clear();
@@ -317,6 +290,16 @@ impl<'a> Driver<'a> {
         } else if end_ns <= now_ns {
             self.visits.remove(visit);
         }
+        Ok(())
+    }
+
+    /// A device that is free again checks in, if its session lasts.
+    fn come_back(&mut self, now_ns: u64, visit: u32) -> Result<()> {
+        let Visit { end_ns, tasks, .. } = self.visits.get(visit);
+        if *end_ns > now_ns && self.config.tasks_max.is_none_or(|most| *tasks < most) {
+            return self.check_in(now_ns, visit);
+        }
+        self.visits.remove(visit);
         Ok(())
     }
 
@@ -349,13 +332,15 @@ impl<'a> Driver<'a> {
                 break;
             }
         }
-        // Everything was refused. The live device would check in again; here it has left.
+        // Everything was refused: the round ended, or another manager's device was faster.
         matcher.forget(device);
-        self.visits.remove(visit);
+        self.heap.push(now_ns + to_ns(TRY_AGAIN_S), Event::TryAgain { visit });
     }
 
     fn start_task(&mut self, now_ns: u64, job: u32, visit: u32) {
-        let Visit { session, end_ns, .. } = self.visits.get(visit);
+        let here = &mut self.visits.places[visit as usize];
+        here.tasks += 1;
+        let (session, end_ns) = (here.session(), here.end_ns);
         let book = &mut self.jobs[job as usize];
         let spec = book.spec();
         self.tally.dispatched += 1;
@@ -364,10 +349,10 @@ impl<'a> Driver<'a> {
         let takes_s = delay_s + session.task_s(spec.workload, spec.communication);
         let done_ns = now_ns.saturating_add(to_ns(takes_s));
         let stamp = book.stamp();
-        if done_ns <= *end_ns {
+        if done_ns <= end_ns {
             self.heap.push(done_ns, Event::TaskDone { job, stamp, visit });
         } else {
-            self.heap.push((*end_ns).max(now_ns), Event::DeviceGone { job, stamp, visit });
+            self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
         let is_full = book.is_full();
         let outcome = book.end_if_enough(now_ns, &mut self.tally);
@@ -388,11 +373,7 @@ impl<'a> Driver<'a> {
                 self.tally.completed += 1;
                 let outcome = self.jobs[job as usize].report(now_ns, stamp, &mut self.tally);
                 self.note(job, outcome);
-                if self.visits.get(visit).end_ns > now_ns {
-                    self.check_in(now_ns, visit)?;
-                } else {
-                    self.visits.remove(visit);
-                }
+                self.come_back(now_ns, visit)?;
             }
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
@@ -400,6 +381,7 @@ impl<'a> Driver<'a> {
                 let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
             }
+            Event::TryAgain { visit } => self.come_back(now_ns, visit)?,
             Event::Supply => {
                 self.bring_supply(now_ns)?;
                 self.heap.push(now_ns + to_ns(self.config.replan_s), Event::Supply);
@@ -506,7 +488,9 @@ impl<'a> Driver<'a> {
     /// Lets those go whose session has ended. Nobody waits with an offer: all are answered at once.
     fn expire(&mut self, now_ns: u64, manager: usize) {
         let (gone, _) = self.matchers[manager].expire(now_ns);
-        gone.into_iter().for_each(|device| self.visits.remove(Visits::place_of(device)));
+        for device in gone {
+            self.visits.remove(Visits::place_of(device));
+        }
     }
 
     fn tell_planner(&mut self) -> Result<()> {
@@ -577,49 +561,4 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
 
 fn unit(random: &mut SplitMix64) -> f64 {
     (random.next() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// The spec of a client: one dimension for each class that any client meets, 1 where it does.
-#[derive(Debug)]
-struct Specs {
-    dimensions: usize,
-    /// By set of classes, one after the other.
-    table: Vec<f64>,
-    /// The dimension of each class.
-    dimension_of: [Option<usize>; CLASSES],
-}
-
-impl Specs {
-    fn new(trace: &Trace) -> Self {
-        let mut dimension_of = [None; CLASSES];
-        let known = trace.all_classes();
-        let classes = (0..CLASSES).filter(|class| known >> class & 1 == 1);
-        let mut count = 0;
-        for (dimension, class) in classes.enumerate() {
-            dimension_of[class] = Some(dimension);
-            count = dimension + 1;
-        }
-        let dimensions = count.max(1);
-        let mut table = vec![0.0; dimensions << CLASSES];
-        for (set, spec) in table.chunks_exact_mut(dimensions).enumerate() {
-            for (class, dimension) in dimension_of.iter().enumerate() {
-                if let Some(dimension) = dimension.filter(|_| set >> class & 1 == 1) {
-                    spec[dimension] = 1.0;
-                }
-            }
-        }
-        Self { dimensions, table, dimension_of }
-    }
-
-    fn of(&self, classes: u16) -> &[f64] {
-        &self.table[usize::from(classes) * self.dimensions..][..self.dimensions]
-    }
-
-    /// The requirement of this class, which some client meets.
-    fn unit_vector(&self, class: u32) -> Vec<f64> {
-        let mut vector = vec![0.0; self.dimensions];
-        let dimension = self.dimension_of[class as usize].expect("the job list was checked");
-        vector[dimension] = 1.0;
-        vector
-    }
 }

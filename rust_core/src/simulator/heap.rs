@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn equal_times_keep_the_order_of_pushing() {
         let mut heap = EventHeap::new();
-        [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')].into_iter().for_each(|(at, e)| heap.push(at, e));
+        for (at, event) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
+            heap.push(at, event);
+        }
         let order: String = std::iter::from_fn(|| heap.pop()).map(|(_, event)| event).collect();
         assert_eq!(order, "abcd");
     }
@@ -167,7 +169,7 @@ mod tests {
                 0 => 0,
                 1 => random.below(3) << PAGE_SHIFT,
                 2 => random.below(100 << PAGE_SHIFT),
-                _ => random.below(10 * PAGES << PAGE_SHIFT),
+                _ => random.below((10 * PAGES) << PAGE_SHIFT),
             };
             heap.push(now + ahead, event);
             calendar.push(now + ahead, event);

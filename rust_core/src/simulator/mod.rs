@@ -3,18 +3,21 @@
 //! Not here: what only reproduces the published reference simulator (see [`crate::reference`]).
 //! Read next: `driver.rs`, for what a session and a round do.
 
+mod config;
 mod driver;
 mod heap;
 mod jobs;
 mod results;
 mod rounds;
+mod specs;
 mod trace;
 
 use std::fmt;
 
 use crate::Error;
 
-pub use driver::{SimulatorConfig, run};
+pub use config::SimulatorConfig;
+pub use driver::{run, run_with_rule};
 pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob};

@@ -182,6 +182,7 @@ fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "numbers that are exact")]
 mod tests {
     use super::*;
 
@@ -195,8 +196,9 @@ mod tests {
     #[test]
     fn a_fair_completion_time_grows_with_the_jobs_beside_it() {
         let header = "start,end,computation,communication,requirements\n";
-        let text: String =
+        let rows: Vec<String> =
             (0..1000).map(|i| format!("{},{},78,13736,1\n", i * 80, i * 80 + 99)).collect();
+        let text = rows.concat();
         let trace = Trace::read_csv("t", format!("{header}{text}").as_bytes()).expect("good");
         let jobs = vec![SimulatedJob::new(0.0, 10, 3, 600.0); 2];
         let life = |start_s, finish_s| JobResult { start_s, finish_s, ..Default::default() };

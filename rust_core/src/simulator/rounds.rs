@@ -116,6 +116,7 @@ impl JobBook {
             return false;
         }
         self.allocated += 1;
+        assert!(self.allocated <= self.spec.participants, "a round got more than its demand");
         self.history.devices_served += 1;
         if self.is_full() && self.filled_ns.is_none() {
             self.filled_ns = Some(now_ns);

@@ -301,6 +301,7 @@ fn parse_classes(digits: &[u8]) -> std::result::Result<u16, String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "numbers that are exact")]
 mod tests {
     use super::*;
 
