@@ -104,7 +104,8 @@ class Cluster:
 
     def leave(self) -> bool:
         """A client manager leaves for good, drained or killed; False if it would be the last."""
-        managers = [host for host in self.managers if TWIN not in host.name]  # twins may end alone
+        # Twins may end alone, and who is leaving already will not be here.
+        managers = [h for h in self.managers if TWIN not in h.name and not h.retired]
         if len(managers) < 2:
             return False
         host = self._random.choice(managers)
