@@ -92,23 +92,27 @@ def opened_by(daemon: str, incarnation: int, _now_ns: int) -> LogOpened:
     )
 
 
-@pytest.fixture(scope="module", params=[(p, s) for p in POLICIES for s in SEEDS], ids=str)
-def simulated(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A policy, and the logs of a system that ran by it."""
-    policy, seed = request.param
-    directory = tmp_path_factory.mktemp("log")
-    LoggedWorld(seed, policy, directory)
-    return policy, directory
+Logs = Callable[[str, int], Path]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The logs of one system that ran by the policy `random`."""
-    directory = tmp_path_factory.mktemp("log")
-    LoggedWorld(8, "random", directory)
-    return directory
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
+    """The logs of a system that ran by a policy, from a seed; each is run once."""
+    run = dict[tuple[str, int], Path]()
+
+    def made(policy: str, seed: int) -> Path:
+        if (policy, seed) not in run:
+            run[policy, seed] = tmp_path_factory.mktemp("log")
+            LoggedWorld(seed, policy, run[policy, seed])
+        return run[policy, seed]
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(logs: Logs) -> Path:
+    """The logs of one system."""
+    return logs("random", 8)
 
 
 def changed(
@@ -158,9 +162,11 @@ def differing(report: ReplayReport) -> list[str]:
 # --- the same decisions --------------------------------------------------------------------------
 
 
-def test_decisions_under_faults_are_the_engines_alone(simulated: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_decisions_under_faults_are_the_engines_alone(policy: str, seed: int, logs: Logs) -> None:
     """For every policy, through crashes and reboots of all daemons: each offer, each plan."""
-    _, directory = simulated
+    directory = logs(policy, seed)
     report = replay(directory)
     assert report.same, [daemon.differences for daemon in report.daemons]
     decisions = [daemon.decisions for daemon in report.daemons]
@@ -183,14 +189,29 @@ def test_every_policy_but_the_live_one_can_be_asked_what_if(one: Path) -> None:
 # --- other decisions -----------------------------------------------------------------------------
 
 
-def test_another_seed_of_the_policy_is_noticed(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One constant of the policy differs from the live one's."""
-    monkeypatch.setattr(module, "PlannerDriver", partial(PlannerDriver, seed=4242))
-    report = replay(one)
+@pytest.mark.parametrize(
+    "policy,constant",
+    [
+        ("random", {"seed": 4242}),
+        ("random-per-client", {"seed": 4242}),
+        ("irs", {"options": {"fairness": 5.0}}),
+        ("irs", {"options": {"supply_window_s": 5.0}}),
+        ("venn", {"options": {"tiers": 2.0}}),
+        ("static-partition", {"options": {"partitions": 3.0}}),
+    ],
+    ids=str,
+)
+def test_another_constant_of_the_policy_is_noticed(
+    policy: str, constant: dict[str, Any], logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner that the log is put through differs from the live one by one number."""
+    monkeypatch.setattr(module, "PlannerDriver", partial(PlannerDriver, **constant))
+    report = replay(logs(policy, 3))
     assert differing(report) == ["scheduler"]
-    found = report.daemons[-1].differences[0]
-    assert "groups=" in found.logged
-    assert "groups=" in found.replayed
+    (scheduler,) = (each for each in report.daemons if each.differences)
+    found = scheduler.differences[0]
+    assert found.logged.startswith("plan_made version=")
+    assert found.logged != found.replayed
 
 
 def one_slot_less(event: JobsReceived) -> list[Message] | None:
@@ -261,11 +282,10 @@ def test_a_new_scheduler_is_an_input(known: bool, tmp_path: Path) -> None:
         assert "not newer" in report.daemons[0].differences[0].replayed
 
 
-def test_supply_is_an_input_of_plans(tmp_path: Path) -> None:
+def test_supply_is_an_input_of_plans(logs: Logs, tmp_path: Path) -> None:
     """Buckets that the log does not have change the shares of a plan, and so it is noticed."""
-    log, to = tmp_path / "log", tmp_path / "changed"
-    LoggedWorld(3, "irs", log)
-    report = replay(changed(log, to, "scheduler", without(SupplyReceived)))
+    log = logs("irs", 3)
+    report = replay(changed(log, tmp_path, "scheduler", without(SupplyReceived)))
     assert differing(report) == ["scheduler"]
 
 
