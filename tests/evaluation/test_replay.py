@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemons.client_manager.settings import ClientManagerSettings
+from daemons.scheduler.core import SchedulerCore
 from daemons.scheduler.settings import SchedulerSettings
 from evaluation import replay as module
 from evaluation.replay import ReplayReport, order, replay, what_if
@@ -37,7 +39,10 @@ from propius.messages import (
     SupplyReceived,
     WaitingMatched,
 )
+from propius.policy import Snapshot
 from propius.shell.event_log import EventLogError, EventLogWriter, read_events, segments
+from tests.daemons.scheduler.kit import World as SchedulerWorld
+from tests.daemons.scheduler.kit import job
 from tests.simulation import cluster
 from tests.simulation.host import Host
 from tests.simulation.trace import Trace
@@ -154,6 +159,19 @@ def without(kind: type[Message]) -> Any:
     return lambda log: (item for item in log if not isinstance(item[1], kind))
 
 
+def every(kind: type[Message], field: str, value: int) -> Any:
+    """A change of a field in all events of this kind."""
+
+    def change(log: Log) -> Iterator[tuple[int, Message]]:
+        for now_ns, event in log:
+            if isinstance(event, kind):
+                yield now_ns, msgspec.structs.replace(event, **{field: value})
+            else:
+                yield now_ns, event
+
+    return change
+
+
 def differing(report: ReplayReport) -> list[str]:
     """The daemons that decided otherwise."""
     return [daemon.daemon for daemon in report.daemons if daemon.differences]
@@ -186,6 +204,46 @@ def test_every_policy_but_the_live_one_can_be_asked_what_if(one: Path) -> None:
             assert all(each.other == each.logged for each in instants)
 
 
+class Moody:
+    """A policy of one's own: the newest first, but it raises while one job is there alone."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """The open rounds, first served first."""
+        if snapshot.jobs == 1:
+            raise ValueError("alone")
+        return [(each.job, each.round) for each in reversed(snapshot.rounds)]
+
+
+def test_a_policy_of_ones_own_is_replayed_with_its_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plans that it made and those that it failed to make; and it can be asked what if."""
+    monkeypatch.setitem(sys.modules, "moody", sys.modules[__name__])
+    recorded: Log = []
+    monkeypatch.setattr(
+        SchedulerCore, "record", lambda _, now_ns, event: recorded.append((now_ns, event))
+    )
+    world = SchedulerWorld(policy="moody:Moody")
+    world.snapshot(job(1), seq=10)
+    world.driver.advance(0.1)
+    world.events(job(2), job(3), first=11)
+    world.driver.advance(0.1)
+    writer = EventLogWriter(tmp_path / "scheduler", partial(opened_by, "scheduler", 1), pytest.fail)
+    for item in recorded:
+        writer.append(*item)
+    writer.flush(0)
+    report = replay(tmp_path)
+    assert report.same, report.daemons[0].differences
+    decisions = report.daemons[0].decisions
+    assert decisions["plan_failed"] >= 1
+    assert decisions["plan_made"] >= 1
+    *_, last = what_if(tmp_path, policy="fifo")
+    assert (order(last.logged), order(last.other)) == (
+        [(3, 0), (2, 0), (1, 0)],
+        [(1, 0), (2, 0), (3, 0)],
+    )
+
+
 # --- other decisions -----------------------------------------------------------------------------
 
 
@@ -216,10 +274,10 @@ def test_another_constant_of_the_policy_is_noticed(
 
 def one_slot_less(event: JobsReceived) -> list[Message] | None:
     """The state of an open round with one slot more given out."""
-    for place, job in enumerate(event.changed):
-        if job.round >= 0 and job.allocated + 1 < job.demand:
+    for place, state in enumerate(event.changed):
+        if state.round >= 0 and state.allocated + 1 < state.demand:
             states = list(event.changed)
-            states[place] = msgspec.structs.replace(job, allocated=job.allocated + 1)
+            states[place] = msgspec.structs.replace(state, allocated=state.allocated + 1)
             return [msgspec.structs.replace(event, changed=states)]
     return None
 
@@ -237,8 +295,10 @@ def an_offer_more(event: WaitingMatched) -> list[Message]:
         ("client_manager-0", first(Offered, lambda _: [])),
         ("client_manager-0", first(WaitingMatched, an_offer_more)),
         ("client_manager-0", first(CheckedIn, lambda _: [])),
+        ("client_manager-0", every(MatcherStarted, "offer_timeout_ns", 1_000_000)),
+        ("scheduler", every(PlannerStarted, "seed", 4242)),
     ],
-    ids=["allocated", "plan lost", "offer lost", "offer more", "check-in lost"],
+    ids=["slot", "no plan", "no offer", "an offer", "no check-in", "timeout", "seed"],
 )
 def test_a_change_of_one_event_is_noticed(
     daemon: str, change: Any, one: Path, tmp_path: Path
@@ -279,7 +339,7 @@ def test_a_new_scheduler_is_an_input(known: bool, tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert report.same == known
     if not known:
-        assert "not newer" in report.daemons[0].differences[0].replayed
+        assert "is older" in report.daemons[0].differences[0].replayed
 
 
 def test_supply_is_an_input_of_plans(logs: Logs, tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ def test_a_policy_that_fails_names_itself(
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("no_such_module:X", "ModuleNotFoundError: No module named 'no_such_module'; is its folder"),
+        (
+            "no_such_module:X",
+            "ModuleNotFoundError: No module named 'no_such_module'; is its folder",
+        ),
         ("own_policies:Nobody", "AttributeError: .*no attribute 'Nobody'"),
         ("own_policies:Without", "TypeError: Without has no method order"),
         ("own_policies:", "ValueError: a policy of your own is named package.module:Class"),
