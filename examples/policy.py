@@ -6,6 +6,8 @@ Simulated:  PYTHONPATH=examples propius simulate ... --policy policy:AgedSmalles
 
 from __future__ import annotations
 
+import math
+
 from propius.policy import Round, Snapshot
 
 PATIENCE_NS = 3_600 * 1_000_000_000
@@ -19,7 +21,7 @@ class AgedSmallest:
 
         def lacks(round_: Round) -> float:
             hours = (snapshot.now_ns - round_.opened_ns) / PATIENCE_NS
-            return round_.remaining * 0.5 ** max(0.0, hours)
+            return round_.remaining / math.exp2(max(0.0, hours))
 
         ordered = sorted(snapshot.rounds, key=lambda round_: (lacks(round_), round_.registered_ns))
         return [(round_.job, round_.round) for round_ in ordered]

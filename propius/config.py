@@ -360,7 +360,8 @@ def _policy_complaints(scheduler: SchedulerConfig) -> Iterator[tuple[str, str]]:
 
     policy = scheduler.policy
     if ":" not in policy and policy not in engine.POLICIES:
-        yield "scheduler.policy", f"unknown policy {policy!r}, known are {', '.join(engine.POLICIES)}"
+        known = ", ".join(engine.POLICIES)
+        yield "scheduler.policy", f"unknown policy {policy!r}, known are {known}"
     for name, value in scheduler.policy_options.items():
         try:
             engine.Planner(policy="fifo", dimensions=1, options={name: value})

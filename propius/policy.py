@@ -32,7 +32,7 @@ __all__ = ["Group", "History", "Policy", "Round", "Signature", "Snapshot", "load
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a job's earlier rounds came to; the delay and response are of the last that succeeded."""
+    """What a job's earlier rounds came to; delay and response are of the last that succeeded."""
 
     rounds_succeeded: int
     devices_served: int
@@ -117,8 +117,8 @@ class _Adapter:
             seed=seed,
             jobs=jobs,
             options=MappingProxyType(options),
-            rounds=tuple(Round(*round_[:-1], History(*round_[-1])) for round_ in rounds),
-            groups=tuple(Group(*group[:-1], tuple(group[-1])) for group in groups),
+            rounds=tuple(Round(*(*round_[:-1], History(*round_[-1]))) for round_ in rounds),
+            groups=tuple(Group(*(*group[:-1], tuple(group[-1]))) for group in groups),
             signatures=tuple(Signature(tuple(met), devices) for met, devices in signatures),
         )
         answer = self._policy.order(snapshot)

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from daemons.scheduler import plans
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
 from propius import driver, engine, messages
@@ -36,8 +37,6 @@ from propius.messages import (
     JobEvents,
     Message,
     NeedSnapshot,
-    PlannedGroup,
-    PlannedRound,
     Snapshot,
     Supply,
     SupplyBucket,
@@ -336,29 +335,11 @@ class SchedulerCore(Core):
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
-        quotas = iter(plan.quotas(manager.peer.manager))
-        constraints = self.jobs.constraints
-        groups = [
-            PlannedGroup(
-                rid,
-                vector,
-                [
-                    PlannedRound(
-                        job, number, rank, next(quotas), constraints.get(job, {}), tier, part
-                    )
-                    for job, number, rank, _, tier, part in rounds
-                ],
-            )
-            for rid, vector, rounds in self._groups
-        ]
-        message = messages.Plan(
-            version=plan.version,
+        message = plans.to_message(
+            plan,
+            self._groups,
+            manager=manager.peer.manager,
             seq=self._plan_seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
-            shuffle=plan.shuffle,
-            partitions=plan.partitions,
+            constraints=self.jobs.constraints,
         )
         self.listener.send(now_ns, manager.peer, message)

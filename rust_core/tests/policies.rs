@@ -162,7 +162,7 @@ fn add_job(planner: &mut Planner, job: u64, bound: f64, demand: u32, now_ns: u64
 
 /// The job that a device with the value 1 is offered first.
 fn first(plan: &Plan) -> u64 {
-    let ids: Vec<u32> = plan.fallback.iter().copied().collect();
+    let ids = &plan.fallback;
     let mut signature = ids.clone();
     signature.sort_unstable();
     let preferred = plan.preferences.iter().find(|(met, _)| *met == signature);

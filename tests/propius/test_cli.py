@@ -173,9 +173,9 @@ def test_wrong_overrides_are_refused_before_anything_starts(tmp_path: Path) -> N
 
 
 def test_daemon_that_refuses_to_start_ends_the_wait(tmp_path: Path) -> None:
-    """An unknown policy keeps the scheduler down: its reason is the error, and nothing is left."""
-    cluster = Cluster(tmp_path, managers=1, overrides={"scheduler": {"policy": "alphabetical"}})
-    with pytest.raises(ClusterError, match=r"scheduler\.policy: .*alphabetical"), cluster:
+    """A policy that cannot be loaded keeps the scheduler down; it says why, nothing is left."""
+    cluster = Cluster(tmp_path, managers=1, overrides={"scheduler": {"policy": "no_such:Policy"}})
+    with pytest.raises(ClusterError, match=r"scheduler\.policy: .*no_such"), cluster:
         pytest.fail("it was ready")
     assert {each.state for each in cluster.statuses()} == {"down"}
 

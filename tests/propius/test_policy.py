@@ -17,8 +17,8 @@ from propius.policy import Round, Snapshot
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HERE = __name__
 S = 1_000_000_000
-answer: Callable[[Snapshot], Any]
 seen: list[Snapshot] = []
+script: list[Callable[[Snapshot], Any]] = []
 
 
 class Scripted:
@@ -26,7 +26,7 @@ class Scripted:
 
     def order(self, snapshot: Snapshot) -> Iterable[tuple[int, int]]:
         seen.append(snapshot)
-        result: Iterable[tuple[int, int]] = answer(snapshot)
+        result: Iterable[tuple[int, int]] = script[-1](snapshot)
         return result
 
 
@@ -40,6 +40,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_policies", sys.modules[HERE])
     monkeypatch.syspath_prepend(str(EXAMPLES))
     seen.clear()
+    script.clear()
 
 
 def a_planner(name: str = "own_policies:Scripted", **options: float) -> Planner:
@@ -61,19 +62,19 @@ def order_of(planner: Planner, now_ns: int = 0) -> list[int]:
     return [job for _, job in sorted(ranks)]
 
 
-def test_the_answer_is_the_global_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_is_the_global_order() -> None:
     """By rank, over all groups; what is left out follows in the order of registration."""
-    monkeypatch.setattr(sys.modules[HERE], "answer", lambda _: [(2, 2), (1, 1), (3, 3)], False)
+    script.append(lambda _: [(2, 2), (1, 1), (3, 3)])
     assert order_of(a_planner()) == [2, 1, 3]
-    monkeypatch.setattr(sys.modules[HERE], "answer", lambda _: iter([(2, 2)]), False)
+    script.append(lambda _: iter([(2, 2)]))
     assert order_of(a_planner()) == [2, 1, 3]
-    monkeypatch.setattr(sys.modules[HERE], "answer", lambda _: [], False)
+    script.append(lambda _: [])
     assert order_of(a_planner()) == [1, 3, 2]
 
 
-def test_the_snapshot_tells_everything_and_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snapshot_tells_everything_and_is_frozen() -> None:
     """Rounds with their history, groups scarcest first with rates and speeds, signatures."""
-    monkeypatch.setattr(sys.modules[HERE], "answer", lambda _: [], False)
+    script.append(lambda _: [])
     a_planner(fairness=2, tiers=2).plan(20 * S)
     (snapshot,) = seen
     assert (snapshot.now_ns, snapshot.seed, snapshot.jobs) == (20 * S, 7, 3)
@@ -102,15 +103,13 @@ def test_the_snapshot_tells_everything_and_is_frozen(monkeypatch: pytest.MonkeyP
         (lambda _: [(-1, 0)], "raised: OverflowError: "),
     ],
 )
-def test_a_policy_that_fails_names_itself(
-    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Snapshot], Any], said: str
-) -> None:
+def test_a_policy_that_fails_names_itself(wrong: Callable[[Snapshot], Any], said: str) -> None:
     """One line with its name; no version is taken, and the next plan may succeed."""
-    monkeypatch.setattr(sys.modules[HERE], "answer", wrong, False)
+    script.append(wrong)
     planner = a_planner()
     with pytest.raises(PolicyError, match=f"^policy own_policies:Scripted {said}[^\n]*$"):
         planner.plan(0)
-    monkeypatch.setattr(sys.modules[HERE], "answer", lambda _: [], False)
+    script.append(lambda _: [])
     assert planner.plan(0).version == 1
 
 
@@ -119,7 +118,7 @@ def test_a_policy_that_fails_names_itself(
     [
         (
             "no_such_module:X",
-            "ModuleNotFoundError: No module named 'no_such_module'; is its folder",
+            "ModuleNotFoundError: No module named 'no_such_module'; is its",
         ),
         ("own_policies:Nobody", "AttributeError: .*no attribute 'Nobody'"),
         ("own_policies:Without", "TypeError: Without has no method order"),
@@ -134,7 +133,7 @@ def test_a_policy_that_cannot_be_loaded_says_why(name: str, said: str) -> None:
 
 def test_unknown_and_wrong_options_are_one_line() -> None:
     """The engine knows the names and the ranges."""
-    with pytest.raises(engine.EngineError, match="unknown option 'fairnes'|\"fairnes\", known are"):
+    with pytest.raises(engine.EngineError, match='unknown option "fairnes", known are'):
         Planner(policy="irs", dimensions=1, options={"fairnes": 1})
     with pytest.raises(engine.EngineError, match="option tiers must be a whole number, 2 to 64"):
         Planner(policy="venn", dimensions=1, options={"tiers": 2.5})

@@ -29,6 +29,7 @@ from tests.simulation.store import VirtualStore
 SILENCE_S: Final = 25.0  # of a job, until it is expired
 LEASE_GRACE_S: Final = 2.0
 MANAGERS_MAX: Final = 5  # that run at once
+TWIN: Final = ".twin"  # after the name of a second process of one number
 POLICIES: Final = ("fifo", "random", "srsf", "irs")
 SCHEMA: Final = Schema(
     schema="simulated", attributes=[("cpu_f", 24.8), ("ram", 16.0), ("fp16_mem", 2800.0)]
@@ -62,7 +63,7 @@ class Cluster:
         self._limits = {name: self._drawn(limits) for name, limits in _LIMITS.items()}
         self.hosts: dict[str, Host] = {}
         self.made: Callable[[Host], None] = lambda _host: None  # a host is there, not yet started
-        self._managers_made = 0
+        self._managers_made = self._twins = 0
 
     def build(self, managers: int) -> None:
         """Make the daemons; nobody is started."""
@@ -103,7 +104,7 @@ class Cluster:
 
     def leave(self) -> bool:
         """A client manager leaves for good, drained or killed; False if it would be the last."""
-        managers = self.managers
+        managers = [host for host in self.managers if TWIN not in host.name]  # twins may end alone
         if len(managers) < 2:
             return False
         host = self._random.choice(managers)
@@ -114,6 +115,17 @@ class Cluster:
         else:
             host.drain()
             self._around.clock.after(10 * SECOND_NS, self._bury, host)
+        return True
+
+    def twin(self) -> bool:
+        """Somebody starts a client manager under a number that is taken; False if there is one."""
+        managers = self.managers
+        if any(TWIN in host.name for host in managers) or not managers:
+            return False
+        host = self._random.choice(managers)
+        number = int(host.name.partition("-")[2])
+        self._twins += 1
+        self._add_manager(number, f"{TWIN}{self._twins}").start()
         return True
 
     # --- each daemon -----------------------------------------------------------------------------
@@ -134,9 +146,12 @@ class Cluster:
         self.made(host)
         return host
 
-    def _add_manager(self) -> Host:
-        number, self._managers_made = self._managers_made, self._managers_made + 1
-        host = self._host(f"client_manager-{number}", self._manager(number))
+    def _add_manager(self, number: int = -1, suffix: str = "") -> Host:
+        """A client manager of the next number, or a second one of an old number."""
+        if number < 0:
+            number, self._managers_made = self._managers_made, self._managers_made + 1
+        host = self._host(f"client_manager-{number}{suffix}", self._manager(number))
+        host.ended = self._gone
         network = self._around.network
         network.dial(host, "load_balancer", self.balancer, "managers")
         network.dial(host, "scheduler", self.scheduler, "inside")

@@ -37,6 +37,7 @@ class Fault(enum.StrEnum):
     VANISH = "vanish"  # a device or job server dies, and is started again with a new session
     JOIN = "join"  # one more client manager is started
     LEAVE = "leave"  # a client manager is drained or killed, and not started again
+    TWIN = "twin"  # a second client manager is started under the number of one; not drawn
     STRANGER = "stranger"  # somebody sends what nobody should
 
 

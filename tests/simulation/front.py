@@ -24,6 +24,7 @@ from propius.messages import (
     decode_payload,
 )
 from tests.simulation.clock import SECOND_NS, Clock
+from tests.simulation.cluster import TWIN
 from tests.simulation.durable import check
 from tests.simulation.host import Host
 from tests.simulation.network import Network
@@ -53,7 +54,8 @@ class Front:
         """A message for the load balancer."""
         if link != MANAGERS:
             return
-        self._heard_ns[self._network.dialler(NAME, MANAGERS, peer)] = self._clock.now_ns
+        dialler = self._network.dialler(NAME, MANAGERS, peer).partition(TWIN)[0]
+        self._heard_ns[dialler] = self._clock.now_ns
         try:
             if decode_header(frames[0]).kind != Deliver.kind:
                 return
@@ -71,7 +73,7 @@ class Front:
         elif header.kind == Forward.kind:
             batch = decode_payload(Forward.kind, send.frames[1], bytes_max=INSIDE_PAYLOAD_BYTES_MAX)
             assert isinstance(batch, Forward)
-            manager = self._network.dialler(NAME, MANAGERS, send.peer)
+            manager = self._network.dialler(NAME, MANAGERS, send.peer).partition(TWIN)[0]
             for tag, frame, _ in batch.items:
                 device = decode_header(frame).sender
                 self._newest[device] = max(tag, self._newest.get(device, 0))

@@ -68,6 +68,7 @@ class Host:
         self.sending: Callable[[Send], None] = lambda _send: None  # before it is sent
         self.arrived: Callable[[str, bytes, Frames], None] = lambda _link, _peer, _frames: None
         self.exited: Callable[[], None] = lambda: None  # after a drain, the supervisor's part
+        self.ended: Callable[[Host], None] = lambda _host: None  # by its own will, for good
         self.retired = False
         self.resumed_ns = 0  # virtual time since which it has been running without a break
         self.steps = 0
@@ -213,6 +214,12 @@ class Host:
         self._guarded(core.flush, self.now_ns)
         self._carry_out(core)
         self.stepped(self)
+        if why := core.must_end():
+            self._note(f"ends: {why}")
+            self.retired = True
+            self.crash()
+            self.ended(self)
+            return
         if self._draining and core.drained():
             self._note("has drained and stops")
             self.drained(self)

@@ -38,10 +38,11 @@ class Nemesis:
         pause_s: float,
         join: Callable[[], bool],
         leave: Callable[[], bool],
+        twin: Callable[[], bool],
     ) -> None:
         self._around, self._all_hosts, self._store = around, hosts, store
         self._mortals, self._reboot = mortals, reboot
-        self._join, self._leave = join, leave
+        self._join, self._leave, self._twin = join, leave, twin
         self._random: Random = around.faults.random
         self._pause_ns = int(pause_s * SECOND_NS)
         self._partitions: set[tuple[str, str]] = set()
@@ -105,6 +106,8 @@ class Nemesis:
                 return self._random.random() < 0.5 and self._join()
             case Fault.LEAVE:
                 return self._random.random() < 0.5 and self._leave()
+            case Fault.TWIN:
+                return self._random.random() < 0.5 and self._twin()
             case Fault.SLOW_COMMIT:
                 self._store.slow = True
                 self._around.clock.after(self._span_ns(4.0), setattr, self._store, "slow", False)

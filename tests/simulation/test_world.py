@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.simulation.faults import Fault
+from random import Random
+
+import pytest
+
+from tests.simulation.faults import Fault, Faults
 from tests.simulation.world import run
 
 
@@ -18,3 +22,11 @@ def test_strangers_come_to_every_port() -> None:
     """What no one should send is sent, and met by the seeds' own checks."""
     kinds = {kind for kind, fault in run(6).coverage if fault is Fault.STRANGER}
     assert {"unreadable", "accept", "report", "start_request", "cancel"} <= kinds
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_two_managers_of_one_number_never_both_serve(seed: int) -> None:
+    """Whoever starts a manager twice loses one of the two, and no device notices."""
+    faults = Faults.drawn(Random(seed))
+    faults.nemesis[Fault.TWIN] = 2.0
+    assert run(seed, faults=faults).faults[Fault.TWIN] > 0

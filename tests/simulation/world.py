@@ -138,6 +138,7 @@ class World:
             pause_s=self.pause_s,
             join=cluster.join,
             leave=cluster.leave,
+            twin=cluster.twin,
         )
 
     # --- from birth to the end -------------------------------------------------------------------

@@ -296,4 +296,35 @@ mod tests {
             }
         }
     }
+
+    /// Long ones are taken apart because the first of them stopped, then many short ones come.
+    #[test]
+    fn many_short_timers_after_long_ones_end_first() {
+        let (mut timers, mut devices) = (Timers::new(), Devices::new(1, hasher(0)));
+        let mut times: Vec<u64> = (0..400).map(|i| (1 << 40) + (i << 28)).collect();
+        times.extend((0..400).map(|i| 1_000 + 10 * i));
+        for (device, until_ns) in (0..).zip(&times) {
+            if device == 400 {
+                for slot in 0..100 {
+                    devices.remove(slot);
+                    timers.stopped(times[slot as usize], &devices);
+                }
+            }
+            let (slot, stamp) = (devices.add(device), devices.next_stamp());
+            let record = devices.record_mut(slot);
+            (record.stamp, record.until_ns) = (stamp, *until_ns);
+            timers.start(*until_ns, stamp, slot, &devices);
+        }
+        let (mut due, mut ended) = (Vec::new(), Vec::new());
+        while let Some(now_ns) = timers.due_ns() {
+            timers.take_due(now_ns, &devices, &mut due);
+            ended.extend(due.iter().map(|slot| devices.record(*slot).until_ns));
+            for slot in &due {
+                devices.take_standing(*slot);
+            }
+        }
+        times.drain(..100);
+        times.sort_unstable();
+        assert_eq!(ended, times);
+    }
 }

@@ -64,7 +64,7 @@ impl PlannerConfig {
             "supply_window_s" => self.supply_window_ns = nanoseconds("supply_window_s", 1e-9)?,
             "supply_day_s" => self.supply_day_ns = nanoseconds("supply_day_s", 0.0)?,
             "seed" => {
-                self.seed = policy::within("seed", value, 0.0, 9_007_199_254_740_992.0)? as u64
+                self.seed = policy::whole("seed", value, 0, policy::SEED_MAX)?;
             }
             _ if self.options.set(name, value)? => (),
             _ => return Err(Error::UnknownOption { name: name.to_owned() }),
@@ -73,6 +73,7 @@ impl PlannerConfig {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "30 days at most")]
 fn to_ns(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
@@ -330,7 +331,7 @@ impl Planner {
         }
         let made =
             Made { version: self.version, ranked: self.policy.is_ranked(), managers, shares };
-        Ok(made.into_plan(&self.view, vectors, decision))
+        Ok(made.into_plan(&self.view, vectors, &decision))
     }
 
     fn count_tiers(&mut self, decision: &Decision) {

@@ -73,7 +73,7 @@ impl Made {
         self,
         view: &PolicyView,
         vectors: Vec<Vec<f64>>,
-        decision: Decision,
+        decision: &Decision,
     ) -> Plan {
         let mut counts = vec![0; view.groups.len()];
         view.rounds.iter().for_each(|round| counts[round.group] += 1);
@@ -98,7 +98,7 @@ impl Made {
         Plan {
             version: self.version,
             ranked: self.ranked,
-            preferences: preferences(view, &decision),
+            preferences: preferences(view, decision),
             fallback: groups.iter().map(|group| group.requirement_id).collect(),
             groups,
             shuffle: decision.shuffle,

@@ -45,8 +45,8 @@ pub(super) struct Signatures {
     // Devices choose their specs, hence the standard library's keyed hasher; never iterated.
     spec_of: HashMap<Box<[u64]>, u32>,
     key: Vec<u64>,
-    signatures: Vec<Signature>,
-    free_signatures: Vec<u32>,
+    slab: Vec<Signature>,
+    free: Vec<u32>,
     signature_of: FxHashMap<Bits, u32>,
     managers: BTreeMap<Manager, usize>,
     /// Sums by requirement: window and day, and for each manager of the window.
@@ -63,8 +63,8 @@ impl Signatures {
             free_specs: Vec::new(),
             spec_of: HashMap::new(),
             key: Vec::new(),
-            signatures: Vec::new(),
-            free_signatures: Vec::new(),
+            slab: Vec::new(),
+            free: Vec::new(),
             signature_of: FxHashMap::default(),
             managers: BTreeMap::new(),
             sums: Vec::new(),
@@ -86,7 +86,7 @@ impl Signatures {
             return *index;
         }
         let signature = self.sign(vector);
-        self.signatures[signature as usize].specs += 1;
+        self.slab[signature as usize].specs += 1;
         let spec = Spec { vector: vector.into(), holds: 0, signature };
         let index = place(&mut self.specs, &mut self.free_specs, spec);
         self.spec_of.insert(self.key.as_slice().into(), index);
@@ -101,7 +101,7 @@ impl Signatures {
         }
         let key = met.clone();
         let new = Signature { met, window: 0, by_manager: Vec::new(), day: 0, specs: 0 };
-        let index = place(&mut self.signatures, &mut self.free_signatures, new);
+        let index = place(&mut self.slab, &mut self.free, new);
         self.signature_of.insert(key, index);
         index
     }
@@ -120,11 +120,11 @@ impl Signatures {
         let key: Box<[u64]> = vector.iter().map(|value| (value + 0.0).to_bits()).collect();
         self.spec_of.remove(&key);
         self.free_specs.push(spec);
-        let of_it = &mut self.signatures[signature as usize];
+        let of_it = &mut self.slab[signature as usize];
         of_it.specs -= 1;
         if of_it.specs == 0 {
             self.signature_of.remove(&of_it.met);
-            self.free_signatures.push(signature);
+            self.free.push(signature);
         }
     }
 
@@ -134,12 +134,12 @@ impl Signatures {
 
     /// The requirements that are met, by their places.
     pub(super) fn met(&self, signature: u32) -> &Bits {
-        &self.signatures[signature as usize].met
+        &self.slab[signature as usize].met
     }
 
     fn of(&mut self, spec: u32) -> &mut Signature {
         self.is_changed = true;
-        &mut self.signatures[self.specs[spec as usize].signature as usize]
+        &mut self.slab[self.specs[spec as usize].signature as usize]
     }
 
     pub(super) fn add(&mut self, spec: u32, manager_slot: usize, weight: u64) {
@@ -193,14 +193,14 @@ impl Signatures {
             return false;
         }
         self.is_changed = true;
-        self.signatures.clear();
-        self.free_signatures.clear();
+        self.slab.clear();
+        self.free.clear();
         self.signature_of.clear();
         for index in 0..self.specs.len() {
             if self.specs[index].holds > 0 {
                 let vector = std::mem::take(&mut self.specs[index].vector);
                 let signature = self.sign(&vector);
-                self.signatures[signature as usize].specs += 1;
+                self.slab[signature as usize].specs += 1;
                 (self.specs[index].vector, self.specs[index].signature) = (vector, signature);
             }
         }
@@ -217,7 +217,7 @@ impl Signatures {
         self.sums.resize(self.requirements.len(), (0, 0));
         self.shares.clear();
         self.shares.resize(self.requirements.len() * managers, 0);
-        for signature in self.signatures.iter().filter(|signature| signature.specs > 0) {
+        for signature in self.slab.iter().filter(|signature| signature.specs > 0) {
             for bit in signature.met.iter() {
                 let sum = &mut self.sums[bit];
                 *sum = (sum.0 + signature.window, sum.1 + signature.day);
@@ -252,7 +252,7 @@ impl Signatures {
         // If all requirements are among the groups, different signatures stay different.
         let are_all_open = group_of.iter().all(Option::is_some);
         let mut narrow = Bits::empty(groups);
-        for signature in self.signatures.iter().filter(|signature| signature.specs > 0) {
+        for signature in self.slab.iter().filter(|signature| signature.specs > 0) {
             let weight = if is_day { signature.day } else { signature.window };
             if weight == 0 {
                 continue;

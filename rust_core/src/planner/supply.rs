@@ -217,7 +217,8 @@ impl Supply {
                     self.day_known += weight;
                 }
                 (_, true) => {
-                    (day.lost, self.day_lost) = (day.lost + weight, self.day_lost + weight)
+                    day.lost += weight;
+                    self.day_lost += weight;
                 }
                 // It was lost; what is gone is gone.
                 (_, false) => (),

@@ -7,7 +7,7 @@ use super::{Decision, Policy, PolicyError, PolicyView, RoundView, ranked_by};
 pub(super) struct Fifo;
 
 impl Policy for Fifo {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "fifo"
     }
 

@@ -36,7 +36,7 @@ use crate::bits::Bits;
 pub(super) struct Irs;
 
 impl Policy for Irs {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "irs"
     }
 

@@ -9,7 +9,7 @@ use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
 pub(super) struct Las;
 
 impl Policy for Las {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "las"
     }
 

@@ -22,8 +22,8 @@ use std::fmt;
 use crate::bits::Bits;
 use crate::{Error, Job, RequirementId, RoundKey};
 
-pub(crate) use options::within;
 pub use options::{OPTIONS, PolicyOptions};
+pub(crate) use options::{SEED_MAX, whole, within};
 
 /// What a job's earlier rounds came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

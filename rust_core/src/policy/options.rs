@@ -30,8 +30,8 @@ impl PolicyOptions {
     pub(crate) fn set(&mut self, name: &str, value: f64) -> Result<bool> {
         match name {
             "fairness" => self.fairness = within("fairness", value, 0.0, 100.0)?,
-            "tiers" => self.tiers = whole("tiers", value, 2, 64)?,
-            "partitions" => self.partitions = whole("partitions", value, 0, 1_000_000)?,
+            "tiers" => self.tiers = small("tiers", value, 2, 64)?,
+            "partitions" => self.partitions = small("partitions", value, 0, 1_000_000)?,
             "response_s" => self.response_s = within("response_s", value, 0.001, 2_592_000.0)?,
             _ => return Ok(false),
         }
@@ -48,12 +48,25 @@ pub(crate) fn within(name: &'static str, value: f64, min: f64, max: f64) -> Resu
     Err(Error::BadOption { name: name.to_owned(), rule })
 }
 
+/// The largest seed that an option can give: what a float still tells apart.
+pub(crate) const SEED_MAX: u64 = 1 << 53;
+
 /// The value, if it is a whole number in the range.
-fn whole(name: &'static str, value: f64, min: u32, max: u32) -> Result<u32> {
-    let found = (min..=max).contains(&(value as u32)) && value.fract() == 0.0 && value >= 0.0;
-    if found {
-        return Ok(value as u32);
+pub(crate) fn whole(name: &'static str, value: f64, min: u64, max: u64) -> Result<u64> {
+    if value.fract() == 0.0 && (min as f64..=max as f64).contains(&value) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in the range"
+        )]
+        return Ok(value as u64);
     }
     let rule = format!("a whole number, {min} to {max}, not {value}");
     Err(Error::BadOption { name: name.to_owned(), rule })
+}
+
+/// The same for smaller numbers.
+fn small(name: &'static str, value: f64, min: u32, max: u32) -> Result<u32> {
+    let found = whole(name, value, min.into(), max.into())?;
+    Ok(u32::try_from(found).expect("at most max"))
 }

@@ -10,7 +10,7 @@ use crate::random::draw;
 pub(super) struct Random;
 
 impl Policy for Random {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "random"
     }
 

@@ -10,7 +10,7 @@ use super::{Decision, Policy, PolicyError, PolicyView, RoundView, ranked_by};
 pub(super) struct RandomPerClient;
 
 impl Policy for RandomPerClient {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "random-per-client"
     }
 

@@ -9,7 +9,7 @@ use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
 pub(super) struct Srsf;
 
 impl Policy for Srsf {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "srsf"
     }
 

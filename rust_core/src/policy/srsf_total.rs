@@ -22,7 +22,7 @@ fn remaining(round: &RoundView) -> u64 {
 }
 
 impl Policy for SrsfTotal {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "srsf-total"
     }
 

@@ -24,7 +24,7 @@ fn remaining_s(view: &PolicyView, round: &RoundView) -> f64 {
 }
 
 impl Policy for Srtf {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "srtf"
     }
 
@@ -46,7 +46,9 @@ mod tests {
     #[test]
     fn the_least_time_to_go_comes_first() {
         let mut rounds: Vec<RoundView> = (1..=4).map(|job| round(job, 0, 4)).collect();
-        rounds.iter_mut().for_each(|round| round.registered_ns = 100 * S);
+        for round in &mut rounds {
+            round.registered_ns = 100 * S;
+        }
         let past = |rounds_succeeded, rounds_ns| JobHistory {
             rounds_succeeded,
             rounds_ns,

@@ -11,7 +11,7 @@ use super::{Decision, Policy, PolicyError, PolicyView, RoundView, ranked_by};
 pub(super) struct StaticPartition;
 
 impl Policy for StaticPartition {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "static-partition"
     }
 

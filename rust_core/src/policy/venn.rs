@@ -21,7 +21,7 @@ use crate::random::draw;
 pub(super) struct Venn;
 
 impl Policy for Venn {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "venn"
     }
 
