@@ -55,8 +55,8 @@ def main(
 
     Exits 1 if any offer or plan comes out otherwise, and 2 if the log cannot be replayed.
 
-    With --policy, --option or --seed: what if? Prints the plans in the scheduler's log for which
-    the rounds would have stood in another order, and both orders.
+    With --policy, --option or --seed: what if? Prints the plans in the scheduler's log in which the
+    rounds would have stood in another order, and both orders.
     """
     with _refusals():
         if policy or option or seed is not None:

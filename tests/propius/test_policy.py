@@ -118,7 +118,7 @@ def test_a_policy_that_fails_names_itself(wrong: Callable[[Snapshot], Any], said
     [
         (
             "no_such_module:X",
-            "ModuleNotFoundError: No module named 'no_such_module'; is its folder",
+            "ModuleNotFoundError: No module named 'no_such_module'; is its",
         ),
         ("own_policies:Nobody", "AttributeError: .*no attribute 'Nobody'"),
         ("own_policies:Without", "TypeError: Without has no method order"),
