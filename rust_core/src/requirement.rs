@@ -19,6 +19,10 @@ pub fn check_vector(what: &str, vector: &[f64], dimensions: usize) -> Result<()>
         let (what, got) = (what.to_owned(), vector.len());
         return Err(Error::WrongLength { what, expected: dimensions, got });
     }
+    // Without leaving early, so that several values are looked at in one step.
+    if vector.iter().fold(true, |good, value| good & is_good(*value)) {
+        return Ok(());
+    }
     match vector.iter().position(|value| !is_good(*value)) {
         None => Ok(()),
         Some(i) => Err(Error::BadValue { what: format!("{what}[{i}]"), value: vector[i] }),
@@ -34,7 +38,7 @@ pub(crate) fn check_value(what: &str, value: f64) -> Result<()> {
 }
 
 fn is_good(value: f64) -> bool {
-    value.is_finite() && value >= 0.0
+    (value >= 0.0) & (value <= f64::MAX)
 }
 
 /// The requirements that clients are compared with, each with a bit of its own.

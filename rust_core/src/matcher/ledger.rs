@@ -69,6 +69,14 @@ impl Ledger {
         self.unseen.push((seq, key));
     }
 
+    /// A charge and its assignment in one; returns the place of the round.
+    pub(super) fn take(&mut self, key: RoundKey, seq: u64) -> u32 {
+        let entry = self.entries.entry(key).or_insert(Entry::NEW);
+        entry.unseen += 1;
+        self.unseen.push((seq, key));
+        entry.place
+    }
+
     /// A plan has seen everything up to `seq`.
     pub(super) fn settle(&mut self, seq: u64) {
         let entries = &mut self.entries;

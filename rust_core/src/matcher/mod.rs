@@ -34,9 +34,11 @@ mod config;
 mod declines;
 mod devices;
 mod hash;
+mod kinds;
 mod ledger;
 mod plan;
 mod profiles;
+mod serve;
 mod supply;
 mod timers;
 mod update;
@@ -53,6 +55,7 @@ use crate::{Device, Error, Result, RoundKey, check_vector};
 use classes::SpeedClasses;
 use declines::{DeclinedRound, Declines};
 use devices::{Devices, Promise, Standing};
+use kinds::Kinds;
 use plan::CurrentPlan;
 use profiles::Profiles;
 use supply::SupplyCounter;
@@ -62,6 +65,8 @@ use waiting::WaitingRoom;
 pub use crate::random::part_of;
 pub use classes::Tier;
 pub use config::{MatcherConfig, MatcherCounts};
+pub use kinds::Kind;
+pub use serve::{Served, Visitor};
 pub use supply::SupplyBucket;
 pub use update::{PlanGroup, PlanRound, PlanUpdate};
 
@@ -88,6 +93,7 @@ pub struct Matcher {
     waiting: WaitingRoom,
     offered: usize,
     declines: Declines,
+    kinds: Kinds,
     supply: SupplyCounter,
     update_scratch: update::Scratch,
     due_scratch: Vec<u32>,
@@ -110,6 +116,7 @@ impl Matcher {
             waiting: WaitingRoom::default(),
             offered: 0,
             declines: Declines::new(declined_max, waiting_max, hasher.clone()),
+            kinds: Kinds::default(),
             supply: SupplyCounter::new(&config, hasher),
             update_scratch: update::Scratch::default(),
             due_scratch: Vec::new(),

@@ -212,6 +212,14 @@ impl CurrentPlan {
         }
     }
 
+    /// A charge and its assignment in one.
+    pub(super) fn take(&mut self, key: RoundKey, seq: u64) {
+        if seq > self.seq {
+            let place = self.ledger.take(key, seq);
+            self.change(place, -1);
+        }
+    }
+
     fn change(&mut self, place: u32, by: i64) {
         let Some(slot) = self.slots.get_mut(place as usize) else {
             return; // the plan does not have the round

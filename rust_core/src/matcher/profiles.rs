@@ -56,6 +56,7 @@ pub(super) struct Profiles {
     nothing: Tasks,
     listed: usize,
     listed_plan: u64,
+    resets: u64,
 }
 
 impl Profiles {
@@ -68,6 +69,7 @@ impl Profiles {
             nothing: no_tasks(),
             listed: 0,
             listed_plan: 0,
+            resets: 0,
         }
     }
 
@@ -79,8 +81,14 @@ impl Profiles {
         self.entries.len() >= PROFILES_MAX.max(2 * waiting)
     }
 
+    /// Grows whenever indices become invalid.
+    pub(super) fn resets(&self) -> u64 {
+        self.resets
+    }
+
     /// Forgets all profiles. `width`: how many requirements have a bit.
     pub(super) fn reset(&mut self, width: usize) {
+        self.resets += 1;
         self.index_of.clear();
         self.entries.clear();
         self.sought.bits = Bits::empty(width);
@@ -140,14 +148,32 @@ impl Profiles {
         declined: &[DeclinedRound],
         max: usize,
     ) -> Tasks {
+        let own = self.own_tasks(index, device, plan, declined, max);
+        own.unwrap_or_else(|| self.common_tasks(index).clone())
+    }
+
+    /// The same if they are this device's own; none if they are [`Self::common_tasks`].
+    pub(super) fn own_tasks(
+        &mut self,
+        index: u32,
+        device: Device,
+        plan: &CurrentPlan,
+        declined: &[DeclinedRound],
+        max: usize,
+    ) -> Option<Tasks> {
         if self.entries[index as usize].tasks_epoch != plan.epoch() {
             self.make_tasks(index, plan, max);
         }
-        let entry = &self.entries[index as usize];
-        if entry.tasks.is_empty() || (declined.is_empty() && plan.shuffle().is_none()) {
-            return entry.tasks.clone();
+        let is_common = declined.is_empty() && plan.shuffle().is_none();
+        if is_common || self.common_tasks(index).is_empty() {
+            return None;
         }
-        self.tasks_of_device(index, device, plan, declined, max)
+        Some(self.tasks_of_device(index, device, plan, declined, max))
+    }
+
+    /// What all with this profile are offered, as it was when somebody's was last asked for.
+    pub(super) fn common_tasks(&self, index: u32) -> &Tasks {
+        &self.entries[index as usize].tasks
     }
 
     /// What all with this profile are offered who declined nothing.

@@ -50,14 +50,35 @@ impl SupplyCounter {
 
     pub(super) fn count(&mut self, now_ns: u64, device: Device, spec: &[f64], option: f64) {
         self.close(now_ns);
-        let start_ns = now_ns - now_ns % self.bucket_ns;
-        let bucket =
-            self.open.get_or_insert_with(|| SupplyBucket { start_ns, ..Default::default() });
         let is_full = self.seen.len() >= DISTINCT_MAX;
         let is_new = if is_full { !self.seen.contains(&device) } else { self.seen.insert(device) };
-        if !is_new {
-            return;
+        if is_new {
+            self.add(now_ns, spec, option);
         }
+    }
+
+    /// The same for a device of which the caller knows when it was counted last. A device is
+    /// counted either by this alone or by [`Self::count`] alone.
+    pub(super) fn count_again(
+        &mut self,
+        now_ns: u64,
+        last_ns: Option<u64>,
+        spec: &[f64],
+        option: f64,
+    ) {
+        self.close(now_ns);
+        let start_ns = self.open.as_ref().map(|bucket| bucket.start_ns);
+        if last_ns.is_none() || last_ns < start_ns || start_ns.is_none() {
+            self.add(now_ns, spec, option);
+        }
+    }
+
+    fn add(&mut self, now_ns: u64, spec: &[f64], option: f64) {
+        let new = || {
+            let start_ns = now_ns - now_ns % self.bucket_ns;
+            SupplyBucket { start_ns, ..Default::default() }
+        };
+        let bucket = self.open.get_or_insert_with(new);
         bucket.distinct_devices += 1;
         if bucket.options.len() < self.sample_max {
             bucket.specs.extend_from_slice(spec);

@@ -120,12 +120,18 @@ impl Plan {
         let place = self.managers.binary_search(&manager);
         let place = place.map_err(|_| Error::UnknownManager(manager))?;
         let managers = self.managers.len();
-        let mut quotas = Vec::new();
+        let rounds = self.groups.iter().map(|group| group.rounds.len()).sum();
+        let mut quotas = Vec::with_capacity(rounds);
         for (group, shares) in self.groups.iter().zip(self.shares.chunks(managers)) {
             let (part, whole) = match shares.iter().sum::<u64>() {
                 0 => (1, managers as u64),
                 total => (shares[place], total),
             };
+            if part == whole {
+                // No other manager has such devices. (The division below is dear.)
+                quotas.extend(group.rounds.iter().map(|round| round.remaining));
+                continue;
+            }
             quotas.extend(group.rounds.iter().map(|round| {
                 let share =
                     (u128::from(round.remaining) * u128::from(part)).div_ceil(u128::from(whole));

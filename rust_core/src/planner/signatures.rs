@@ -12,6 +12,11 @@ use crate::{Manager, RequirementId};
 /// sum overflows.
 pub(super) const UNIT: u64 = 1 << 12;
 
+/// How many specs are found without hashing.
+const RECENT: usize = 256;
+/// An odd number without a pattern.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A weight in devices.
 pub(super) fn devices(weight: u64) -> f64 {
     weight as f64 / UNIT as f64
@@ -45,6 +50,9 @@ pub(super) struct Signatures {
     // Devices choose their specs, hence the standard library's keyed hasher; never iterated.
     spec_of: HashMap<Box<[u64]>, u32>,
     key: Vec<u64>,
+    /// The specs that were looked up last, by a cheap mix of their values: a wrong or old number
+    /// here only makes the look-up above necessary.
+    recent: [u32; RECENT],
     slab: Vec<Signature>,
     free: Vec<u32>,
     signature_of: FxHashMap<Bits, u32>,
@@ -63,6 +71,7 @@ impl Signatures {
             free_specs: Vec::new(),
             spec_of: HashMap::new(),
             key: Vec::new(),
+            recent: [u32::MAX; RECENT],
             slab: Vec::new(),
             free: Vec::new(),
             signature_of: FxHashMap::default(),
@@ -79,6 +88,18 @@ impl Signatures {
 
     /// The number of this spec. It stays its number while somebody holds it.
     pub(super) fn spec(&mut self, vector: &[f64]) -> u32 {
+        let place = recent_place(vector);
+        let recent = self.recent[place];
+        let known = self.specs.get(recent as usize);
+        if known.is_some_and(|known| known.vector.as_ref() == vector) {
+            return recent;
+        }
+        let index = self.find_spec(vector);
+        self.recent[place] = index;
+        index
+    }
+
+    fn find_spec(&mut self, vector: &[f64]) -> u32 {
         self.key.clear();
         // -0.0 and 0.0 are the same number and must be the same key.
         self.key.extend(vector.iter().map(|value| (value + 0.0).to_bits()));
@@ -273,6 +294,12 @@ impl Signatures {
         }
         merged
     }
+}
+
+fn recent_place(vector: &[f64]) -> usize {
+    let mix = |sum: u64, value: &f64| (sum.rotate_left(5) ^ value.to_bits()).wrapping_mul(MIX);
+    let mixed = vector.iter().fold(0, mix) >> 56;
+    usize::try_from(mixed).expect("8 bits")
 }
 
 /// Puts a thing where one is free, or at the end.

@@ -21,9 +21,12 @@
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::specs::Specs;
 use super::{
-    Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally, Trace,
+    CLASSES, Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally,
+    Trace,
 };
-use crate::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
+use crate::matcher::{
+    Kind, Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Visitor,
+};
 use crate::planner::{JobSpec, Plan, Planner, PlannerConfig};
 use crate::policy::{self, Rule};
 use crate::random::{SplitMix64, draw};
@@ -33,6 +36,8 @@ use crate::{Device, Job, Manager, Result, RoundKey};
 const PROGRESS_EVENTS: u64 = 1 << 17;
 /// A device whose whole offer was refused checks in again after so long.
 const TRY_AGAIN_S: f64 = 1.0;
+/// The time of the last check-in of one that has not checked in.
+const NEVER: u64 = u64::MAX;
 /// So many clients may wait with one manager.
 const WAITING_MAX: usize = 1 << 30;
 
@@ -97,6 +102,8 @@ impl Visit {
 #[derive(Debug, Default)]
 struct Visits {
     places: Vec<Visit>,
+    /// When each checked in last; apart, because most do it once.
+    last_ns: Vec<u64>,
     free: Vec<u32>,
 }
 
@@ -104,9 +111,11 @@ impl Visits {
     fn add(&mut self, visit: Visit) -> u32 {
         if let Some(place) = self.free.pop() {
             self.places[place as usize] = visit;
+            self.last_ns[place as usize] = NEVER;
             return place;
         }
         self.places.push(visit);
+        self.last_ns.push(NEVER);
         u32::try_from(self.places.len() - 1).expect("fewer than 2^32 sessions at a time")
     }
 
@@ -120,6 +129,12 @@ impl Visits {
 
     fn device(&self, place: u32) -> Device {
         Device::from(place) << 64 | Device::from(self.get(place).number)
+    }
+
+    /// Notes when it checks in, and returns when it did before.
+    fn check_in(&mut self, place: u32, now_ns: u64) -> Option<u64> {
+        let last_ns = std::mem::replace(&mut self.last_ns[place as usize], now_ns);
+        (last_ns != NEVER).then_some(last_ns)
     }
 
     fn place_of(device: Device) -> u32 {
@@ -147,6 +162,8 @@ struct Driver<'a> {
     matchers: Vec<Matcher>,
     planner: Planner,
     specs: Specs,
+    /// By set of classes, for all matchers the same.
+    kinds: Vec<Kind>,
     visits: Visits,
     heap: Calendar<Event>,
     random: SplitMix64,
@@ -157,8 +174,6 @@ struct Driver<'a> {
     plan_wanted: bool,
     plan_scheduled: bool,
     next_plan_ns: u64,
-    /// Kept for the tasks of one offer.
-    offer: Vec<RoundKey>,
     tally: Tally,
 }
 
@@ -187,6 +202,13 @@ impl<'a> Driver<'a> {
                 ..MatcherConfig::new(specs.dimensions)
             })
         };
+        let mut matchers: Vec<Matcher> =
+            (0..config.managers).map(matcher).collect::<Result<_>>()?;
+        let mut kinds = Vec::new();
+        for matcher in &mut matchers {
+            let sets = 0..1 << CLASSES;
+            kinds = sets.map(|set| matcher.add_kind(specs.of(set))).collect::<Result<_>>()?;
+        }
         let mut heap = Calendar::new();
         for (job, index) in jobs.iter().zip(0..) {
             heap.push(to_ns(job.start_s), Event::Arrive { job: index });
@@ -198,9 +220,10 @@ impl<'a> Driver<'a> {
             period_s: config.period_s.unwrap_or_else(|| trace.period_s()),
             jobs: jobs.iter().map(JobBook::new).collect(),
             unfinished: jobs.len(),
-            matchers: (0..config.managers).map(matcher).collect::<Result<_>>()?,
+            matchers,
             planner,
             specs,
+            kinds,
             visits: Visits::default(),
             heap,
             random: SplitMix64::new(draw(config.seed, 0x6472_6976, 0)),
@@ -209,7 +232,6 @@ impl<'a> Driver<'a> {
             plan_wanted: false,
             plan_scheduled: false,
             next_plan_ns: 0,
-            offer: Vec::new(),
             tally: Tally::default(),
         })
     }
@@ -276,19 +298,34 @@ impl<'a> Driver<'a> {
     fn check_in(&mut self, now_ns: u64, visit: u32) -> Result<()> {
         self.tally.checkins += 1;
         let here = *self.visits.get(visit);
-        let (device, end_ns) = (self.visits.device(visit), here.end_ns);
         let manager = self.manager_of(here.number);
-        let spec = self.specs.of(here.classes);
-        let matcher = &mut self.matchers[manager];
-        let tasks = matcher.check_in(now_ns, device, spec, here.session().option(), end_ns)?;
-        if !tasks.is_empty() {
-            let mut offer = std::mem::take(&mut self.offer);
-            offer.clear();
-            offer.extend_from_slice(tasks);
-            self.accept(now_ns, manager, visit, &offer);
-            self.offer = offer;
-        } else if end_ns <= now_ns {
-            self.visits.remove(visit);
+        let visitor = Visitor {
+            device: self.visits.device(visit),
+            kind: self.kinds[usize::from(here.classes)],
+            option: here.session().option(),
+            last_ns: self.visits.check_in(visit, now_ns),
+            hold_until_ns: here.end_ns,
+        };
+        let Self { matchers, jobs, tally, seq, .. } = self;
+        let grant = |key: RoundKey| {
+            let job = usize::try_from(key.job).expect("jobs are numbered by u32");
+            let is_granted = jobs[job].grant(now_ns, key.round, tally);
+            is_granted.then(|| {
+                *seq += 1;
+                *seq
+            })
+        };
+        match matchers[manager].serve(now_ns, &visitor, grant)? {
+            Served::Assigned(key) => {
+                self.tally.offers += 1;
+                self.start_task(now_ns, job_of(key), visit);
+            }
+            Served::Refused => {
+                self.tally.offers += 1;
+                self.try_again(now_ns, visit);
+            }
+            Served::Waits => {}
+            Served::Leaves => self.visits.remove(visit),
         }
         Ok(())
     }
@@ -321,7 +358,7 @@ impl<'a> Driver<'a> {
             if !matcher.accept(now_ns, device, *key) {
                 break;
             }
-            let job = u32::try_from(key.job).expect("jobs are numbered by u32");
+            let job = job_of(*key);
             if self.jobs[job as usize].grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
                 matcher.assigned(device, self.seq);
@@ -334,6 +371,10 @@ impl<'a> Driver<'a> {
         }
         // Everything was refused: the round ended, or another manager's device was faster.
         matcher.forget(device);
+        self.try_again(now_ns, visit);
+    }
+
+    fn try_again(&mut self, now_ns: u64, visit: u32) {
         self.heap.push(now_ns + to_ns(TRY_AGAIN_S), Event::TryAgain { visit });
     }
 
@@ -557,6 +598,10 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
         shuffle: plan.shuffle,
         partitions: plan.partitions,
     })
+}
+
+fn job_of(key: RoundKey) -> u32 {
+    u32::try_from(key.job).expect("jobs are numbered by u32")
 }
 
 fn unit(random: &mut SplitMix64) -> f64 {
