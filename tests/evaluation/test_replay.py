@@ -254,7 +254,7 @@ def test_a_policy_of_ones_own_is_replayed_with_its_errors(
         ("random-per-client", {"seed": 4242}),
         ("irs", {"options": {"fairness": 5.0}}),
         ("irs", {"options": {"supply_window_s": 5.0}}),
-        ("venn", {"options": {"tiers": 2.0}}),
+        ("venn", {"options": {"tiers": 4.0}}),
         ("static-partition", {"options": {"partitions": 3.0}}),
     ],
     ids=str,
@@ -264,7 +264,7 @@ def test_another_constant_of_the_policy_is_noticed(
 ) -> None:
     """The planner that the log is put through differs from the live one by one number."""
     monkeypatch.setattr(module, "PlannerDriver", partial(PlannerDriver, **constant))
-    report = replay(logs(policy, 3))
+    report = replay(logs(policy, 6))  # even: without fairness
     assert differing(report) == ["scheduler"]
     (scheduler,) = (each for each in report.daemons if each.differences)
     found = scheduler.differences[0]
