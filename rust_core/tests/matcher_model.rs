@@ -66,7 +66,7 @@ enum Op {
 
 /// So many devices, whose ids differ in both halves.
 fn a_device(devices: u128) -> impl Strategy<Value = Device> {
-    (1..=devices).prop_map(|number| number << 64 | number * 7)
+    (1..=devices).prop_map(|number| (number << 64) | (number * 7))
 }
 
 fn a_round() -> impl Strategy<Value = RoundKey> {
