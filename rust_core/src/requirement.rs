@@ -38,7 +38,7 @@ pub(crate) fn check_value(what: &str, value: f64) -> Result<()> {
 }
 
 fn is_good(value: f64) -> bool {
-    (value >= 0.0) & (value <= f64::MAX)
+    (0.0..=f64::MAX).contains(&value)
 }
 
 /// The requirements that clients are compared with, each with a bit of its own.
