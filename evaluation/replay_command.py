@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.replay import DaemonReplay, Instant, ReplayReport, order, replay, what_if
-from evaluation.simulator.command import parse_options
+from evaluation.simulator.arguments import parse_options
 from propius.engine import POLICIES, EngineError
 from propius.errors import PropiusError
 from propius.messages import PlanFailed, PlanMade
@@ -55,7 +55,7 @@ def main(
 
     Exits 1 if any offer or plan comes out otherwise, and 2 if the log cannot be replayed.
 
-    With --policy, --option or --seed: what if? Prints the plans in the scheduler's log for which the
+    With --policy, --option or --seed: what if? Prints the plans in the scheduler's log in which the
     rounds would have stood in another order, and both orders.
     """
     with _refusals():

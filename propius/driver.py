@@ -196,7 +196,7 @@ class MatcherDriver:
                 matcher.expect_new_versions()
             case PlanApplied():
                 if not apply_plan(matcher, now_ns, event.plan):
-                    raise EngineError(f"plan {event.plan.version} is not newer than the last one")
+                    raise EngineError(f"plan {event.plan.version} is older than the last one")
                 self.plan_version = event.plan.version
             case CheckedIn():
                 return self._check_in(now_ns, event)

@@ -1,8 +1,8 @@
 """A plan of the engine as a message to a client manager.
 
 All managers get the same but for the quotas. Not here: when one is made and who hears it
-(:mod:`daemons.scheduler.core`), how it is written down and how a manager's matcher takes it
-(:mod:`propius.driver`).
+(:mod:`daemons.scheduler.core`), what a manager does with it (``daemons/client_manager``), and how
+it stands in the event log (:mod:`propius.driver`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from evaluation.simulator.command import load_trace, parse_seeds, refusals
+from evaluation.simulator.arguments import load_trace, parse_seeds, refusals, wide_console
 from evaluation.simulator.reproduce import (
     POLICIES_COMPARED,
     Agreement,
@@ -28,8 +28,6 @@ from evaluation.simulator.workloads import WORKLOADS, load_jobs
 from propius.errors import PropiusError
 
 __all__ = ["app"]
-
-TABLE_WIDTH = 150
 
 app = typer.Typer(no_args_is_help=True, help="Make published results again.")
 
@@ -87,7 +85,7 @@ def venn(
     if as_json:
         typer.echo(json.dumps({"rows": [_row(row) for row in rows]}, indent=1))
     else:
-        _console().print(agreement_table(rows))
+        wide_console().print(agreement_table(rows))
     if any(row.agrees is False for row in rows):
         raise typer.Exit(1)
 
@@ -132,7 +130,7 @@ def _steps(trace: Any, names: Sequence[str], seeds: list[int], *, as_json: bool)
         typer.echo(json.dumps(document, indent=1))
         return
     for name, taken in found.items():
-        _console().print(steps_table(name, taken))
+        wide_console().print(steps_table(name, taken))
 
 
 def steps_table(workload: str, taken: Sequence[Step]) -> Table:
@@ -165,8 +163,3 @@ def _times(value: float | None) -> str:
 def _bar(quiet: bool) -> Progress:
     disabled = quiet or not sys.stderr.isatty()
     return Progress(console=Console(stderr=True), transient=True, disable=disabled)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)

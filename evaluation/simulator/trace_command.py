@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from evaluation.simulator.command import load_trace, refusals
+from evaluation.simulator.arguments import load_trace, refusals
 from evaluation.simulator.generate import PRESETS, generate, write_csv
 from evaluation.simulator.tables import duration
 from propius.errors import PropiusError

@@ -20,7 +20,8 @@ fn trace(sessions: u32, seed: u32) -> Trace {
     starts.sort_unstable();
     for start in starts {
         let end = start + next(3) * next(2_000);
-        let classes = ["", "1", "1", "12", "13", "1234"][next(6) as usize];
+        let classes =
+            ["", "1", "1", "12", "13", "1234"][usize::try_from(next(6)).expect("below 6")];
         let _ = writeln!(text, "{start},{end},{},{},{classes}", 10 + next(200), 500 + next(9_000));
     }
     // At least one client for each class.
@@ -105,14 +106,14 @@ fn a_device_that_is_done_checks_in_again() {
     let header = "start,end,computation,communication,requirements\n";
     let text = format!("{header}0,5000,78,13736,1\n");
     let trace = Trace::read_csv("one device", text.as_bytes()).expect("a good trace");
-    let one = SimulatedJob { min_response: 1.0, ..SimulatedJob::new(10.0, 2, 1, 500.0) };
+    let job = SimulatedJob { min_response: 1.0, ..SimulatedJob::new(10.0, 2, 1, 500.0) };
     let config =
         SimulatorConfig { dispatch_s: 0.0, tasks_max: None, ..SimulatorConfig::new("fifo") };
-    let result = simulate(&trace, std::slice::from_ref(&one), &config);
+    let result = simulate(&trace, std::slice::from_ref(&job), &config);
     assert_eq!(result.avg_jct_s(), Some(100.0));
     assert_eq!((result.tally.checkins, result.tally.dispatched), (3, 2));
     let once = SimulatorConfig { tasks_max: Some(1), ..config };
-    let result = simulate(&trace, &[one], &once);
+    let result = simulate(&trace, &[job], &once);
     assert_eq!((result.avg_jct_s(), result.tally.dispatched), (None, 1));
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemons.client_manager.settings import ClientManagerSettings
+from daemons.scheduler.core import SchedulerCore
 from daemons.scheduler.settings import SchedulerSettings
 from evaluation import replay as module
 from evaluation.replay import ReplayReport, order, replay, what_if
@@ -37,7 +39,10 @@ from propius.messages import (
     SupplyReceived,
     WaitingMatched,
 )
+from propius.policy import Snapshot
 from propius.shell.event_log import EventLogError, EventLogWriter, read_events, segments
+from tests.daemons.scheduler.kit import World as SchedulerWorld
+from tests.daemons.scheduler.kit import job
 from tests.simulation import cluster
 from tests.simulation.host import Host
 from tests.simulation.trace import Trace
@@ -92,23 +97,27 @@ def opened_by(daemon: str, incarnation: int, _now_ns: int) -> LogOpened:
     )
 
 
-@pytest.fixture(scope="module", params=[(p, s) for p in POLICIES for s in SEEDS], ids=str)
-def simulated(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A policy, and the logs of a system that ran by it."""
-    policy, seed = request.param
-    directory = tmp_path_factory.mktemp("log")
-    LoggedWorld(seed, policy, directory)
-    return policy, directory
+Logs = Callable[[str, int], Path]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The logs of one system that ran by the policy `random`."""
-    directory = tmp_path_factory.mktemp("log")
-    LoggedWorld(8, "random", directory)
-    return directory
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
+    """The logs of a system that ran by a policy, from a seed; each is run once."""
+    run = dict[tuple[str, int], Path]()
+
+    def made(policy: str, seed: int) -> Path:
+        if (policy, seed) not in run:
+            run[policy, seed] = tmp_path_factory.mktemp("log")
+            LoggedWorld(seed, policy, run[policy, seed])
+        return run[policy, seed]
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(logs: Logs) -> Path:
+    """The logs of one system."""
+    return logs("random", 8)
 
 
 def changed(
@@ -150,6 +159,19 @@ def without(kind: type[Message]) -> Any:
     return lambda log: (item for item in log if not isinstance(item[1], kind))
 
 
+def every(kind: type[Message], field: str, value: int) -> Any:
+    """A change of a field in all events of this kind."""
+
+    def change(log: Log) -> Iterator[tuple[int, Message]]:
+        for now_ns, event in log:
+            if isinstance(event, kind):
+                yield now_ns, msgspec.structs.replace(event, **{field: value})
+            else:
+                yield now_ns, event
+
+    return change
+
+
 def differing(report: ReplayReport) -> list[str]:
     """The daemons that decided otherwise."""
     return [daemon.daemon for daemon in report.daemons if daemon.differences]
@@ -158,9 +180,11 @@ def differing(report: ReplayReport) -> list[str]:
 # --- the same decisions --------------------------------------------------------------------------
 
 
-def test_decisions_under_faults_are_the_engines_alone(simulated: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_decisions_under_faults_are_the_engines_alone(policy: str, seed: int, logs: Logs) -> None:
     """For every policy, through crashes and reboots of all daemons: each offer, each plan."""
-    _, directory = simulated
+    directory = logs(policy, seed)
     report = replay(directory)
     assert report.same, [daemon.differences for daemon in report.daemons]
     decisions = [daemon.decisions for daemon in report.daemons]
@@ -180,25 +204,80 @@ def test_every_policy_but_the_live_one_can_be_asked_what_if(one: Path) -> None:
             assert all(each.other == each.logged for each in instants)
 
 
+class Moody:
+    """A policy of one's own: the newest first, but it raises while one job is there alone."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """The open rounds, first served first."""
+        if snapshot.jobs == 1:
+            raise ValueError("alone")
+        return [(each.job, each.round) for each in reversed(snapshot.rounds)]
+
+
+def test_a_policy_of_ones_own_is_replayed_with_its_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plans that it made and those that it failed to make; and it can be asked what if."""
+    monkeypatch.setitem(sys.modules, "moody", sys.modules[__name__])
+    recorded: Log = []
+    monkeypatch.setattr(
+        SchedulerCore, "record", lambda _, now_ns, event: recorded.append((now_ns, event))
+    )
+    world = SchedulerWorld(policy="moody:Moody")
+    world.snapshot(job(1), seq=10)
+    world.driver.advance(0.1)
+    world.events(job(2), job(3), first=11)
+    world.driver.advance(0.1)
+    writer = EventLogWriter(tmp_path / "scheduler", partial(opened_by, "scheduler", 1), pytest.fail)
+    for item in recorded:
+        writer.append(*item)
+    writer.flush(0)
+    report = replay(tmp_path)
+    assert report.same, report.daemons[0].differences
+    decisions = report.daemons[0].decisions
+    assert decisions["plan_failed"] >= 1
+    assert decisions["plan_made"] >= 1
+    *_, last = what_if(tmp_path, policy="fifo")
+    assert (order(last.logged), order(last.other)) == (
+        [(3, 0), (2, 0), (1, 0)],
+        [(1, 0), (2, 0), (3, 0)],
+    )
+
+
 # --- other decisions -----------------------------------------------------------------------------
 
 
-def test_another_seed_of_the_policy_is_noticed(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One constant of the policy differs from the live one's."""
-    monkeypatch.setattr(module, "PlannerDriver", partial(PlannerDriver, seed=4242))
-    report = replay(one)
+@pytest.mark.parametrize(
+    "policy,constant",
+    [
+        ("random", {"seed": 4242}),
+        ("random-per-client", {"seed": 4242}),
+        ("irs", {"options": {"fairness": 5.0}}),
+        ("irs", {"options": {"supply_window_s": 5.0}}),
+        ("venn", {"options": {"tiers": 4.0}}),
+        ("static-partition", {"options": {"partitions": 3.0}}),
+    ],
+    ids=str,
+)
+def test_another_constant_of_the_policy_is_noticed(
+    policy: str, constant: dict[str, Any], logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner that the log is put through differs from the live one by one number."""
+    monkeypatch.setattr(module, "PlannerDriver", partial(PlannerDriver, **constant))
+    report = replay(logs(policy, 6))  # even: without fairness
     assert differing(report) == ["scheduler"]
-    found = report.daemons[-1].differences[0]
-    assert "groups=" in found.logged
-    assert "groups=" in found.replayed
+    (scheduler,) = (each for each in report.daemons if each.differences)
+    found = scheduler.differences[0]
+    assert found.logged.startswith("plan_made version=")
+    assert found.logged != found.replayed
 
 
 def one_slot_less(event: JobsReceived) -> list[Message] | None:
     """The state of an open round with one slot more given out."""
-    for place, job in enumerate(event.changed):
-        if job.round >= 0 and job.allocated + 1 < job.demand:
+    for place, state in enumerate(event.changed):
+        if state.round >= 0 and state.allocated + 1 < state.demand:
             states = list(event.changed)
-            states[place] = msgspec.structs.replace(job, allocated=job.allocated + 1)
+            states[place] = msgspec.structs.replace(state, allocated=state.allocated + 1)
             return [msgspec.structs.replace(event, changed=states)]
     return None
 
@@ -216,8 +295,10 @@ def an_offer_more(event: WaitingMatched) -> list[Message]:
         ("client_manager-0", first(Offered, lambda _: [])),
         ("client_manager-0", first(WaitingMatched, an_offer_more)),
         ("client_manager-0", first(CheckedIn, lambda _: [])),
+        ("client_manager-0", every(MatcherStarted, "offer_timeout_ns", 1_000_000)),
+        ("scheduler", every(PlannerStarted, "seed", 4242)),
     ],
-    ids=["allocated", "plan lost", "offer lost", "offer more", "check-in lost"],
+    ids=["slot", "no plan", "no offer", "an offer", "no check-in", "timeout", "seed"],
 )
 def test_a_change_of_one_event_is_noticed(
     daemon: str, change: Any, one: Path, tmp_path: Path
@@ -258,14 +339,13 @@ def test_a_new_scheduler_is_an_input(known: bool, tmp_path: Path) -> None:
     report = replay(tmp_path)
     assert report.same == known
     if not known:
-        assert "not newer" in report.daemons[0].differences[0].replayed
+        assert "is older" in report.daemons[0].differences[0].replayed
 
 
-def test_supply_is_an_input_of_plans(tmp_path: Path) -> None:
+def test_supply_is_an_input_of_plans(logs: Logs, tmp_path: Path) -> None:
     """Buckets that the log does not have change the shares of a plan, and so it is noticed."""
-    log, to = tmp_path / "log", tmp_path / "changed"
-    LoggedWorld(3, "irs", log)
-    report = replay(changed(log, to, "scheduler", without(SupplyReceived)))
+    log = logs("irs", 3)
+    report = replay(changed(log, tmp_path, "scheduler", without(SupplyReceived)))
     assert differing(report) == ["scheduler"]
 
 

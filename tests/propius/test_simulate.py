@@ -246,7 +246,7 @@ def shared_data(name: str) -> Path:
     """A file that is not the project's own."""
     folder = Path(os.environ.get("PROPIUS_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
     if not (folder / name).exists():
-        pytest.skip(f"{folder / name} is not here; set PROPIUS_TEST_DATA")
+        pytest.skip(f"shared data absent: {folder / name}; set PROPIUS_TEST_DATA")
     return folder / name
 
 

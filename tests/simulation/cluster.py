@@ -20,6 +20,7 @@ from daemons.load_balancer.settings import LoadBalancerSettings
 from daemons.scheduler.core import SchedulerCore
 from daemons.scheduler.settings import SchedulerSettings
 from propius.core import Core
+from propius.engine import POLICIES
 from propius.messages import Schema
 from tests.simulation.clock import SECOND_NS
 from tests.simulation.host import Host, Surroundings
@@ -30,7 +31,6 @@ SILENCE_S: Final = 25.0  # of a job, until it is expired
 LEASE_GRACE_S: Final = 2.0
 MANAGERS_MAX: Final = 5  # that run at once
 TWIN: Final = ".twin"  # after the name of a second process of one number
-POLICIES: Final = ("fifo", "random", "srsf", "irs")
 SCHEMA: Final = Schema(
     schema="simulated", attributes=[("cpu_f", 24.8), ("ram", 16.0), ("fp16_mem", 2800.0)]
 )
@@ -104,7 +104,8 @@ class Cluster:
 
     def leave(self) -> bool:
         """A client manager leaves for good, drained or killed; False if it would be the last."""
-        managers = [host for host in self.managers if TWIN not in host.name]  # twins may end alone
+        # Twins may end alone, and who is leaving already will not be here.
+        managers = [h for h in self.managers if TWIN not in h.name and not h.retired]
         if len(managers) < 2:
             return False
         host = self._random.choice(managers)
@@ -191,7 +192,12 @@ class Cluster:
         )
 
     def _scheduler(self, incarnation: int) -> Core:
-        settings = SchedulerSettings(**self._settings, policy=POLICIES[self._seed % len(POLICIES)])
+        fair = self._seed // len(POLICIES) % 2  # every policy with and without
+        settings = SchedulerSettings(
+            **self._settings,
+            policy=POLICIES[self._seed % len(POLICIES)],
+            policy_options={"fairness": 2.0 * fair, "tiers": 2},
+        )
         return SchedulerCore(settings, incarnation=incarnation, seed=self._seed)
 
     def _manager(self, number: int) -> Callable[[int], Core]:

@@ -115,13 +115,13 @@ class Front:
         for tag, entry in self._pending.items():
             if tag in pending or tag in self._given_up:
                 continue
-            # Answered itself, or a newer one of the device, which came and went in this step.
-            header = entry.header
+            # Answered itself, or another of the session, which took its place and went in this
+            # step: a newer one of the device, or an old one that a stranger repeats.
             answered = any(
-                peer == entry.peer and session == header.session and request >= header.request
-                for peer, session, request in self._answered
+                peer == entry.peer and session == entry.header.session
+                for peer, session, _ in self._answered
             )
-            newer = self._newest.get(header.sender, 0) > tag
+            newer = self._newest.get(entry.header.sender, 0) > tag
             check(answered or newer, "a request was forgotten", entry)
         for tag, entry in pending.items():
             device = entry.header.sender

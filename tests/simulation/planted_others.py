@@ -14,7 +14,7 @@ from daemons.job_manager import core
 from daemons.load_balancer.core import LoadBalancerCore
 from daemons.load_balancer.pending import Pending
 from daemons.load_balancer.rendezvous import Rendezvous
-from daemons.scheduler import core as scheduler
+from daemons.scheduler import plans
 from daemons.scheduler.jobs import JobTable
 from propius import engine
 from propius.messages import Beat, JobEvents, PlannedGroup, RoundRef, Snapshot
@@ -56,7 +56,7 @@ def requirement_ignored(plant: pytest.MonkeyPatch) -> None:
     def group(requirement_id: int, requirement: list[float], rounds_: list[Any]) -> PlannedGroup:
         return PlannedGroup(requirement_id, [0.0] * len(requirement), rounds_)
 
-    plant.setattr(scheduler, "PlannedGroup", group)
+    plant.setattr(plans, "PlannedGroup", group)
 
 
 @bug(found_by="not finished", seed=1)
@@ -105,7 +105,7 @@ def job_hidden_because_there_are_many(plant: pytest.MonkeyPatch) -> None:
     def group(requirement_id: int, requirement: list[float], rounds_: list[Any]) -> PlannedGroup:
         return PlannedGroup(requirement_id, requirement, rounds_[:1])
 
-    plant.setattr(scheduler, "PlannedGroup", group)
+    plant.setattr(plans, "PlannedGroup", group)
 
 
 # --- managers and the load balancer --------------------------------------------------------------

@@ -301,13 +301,13 @@ mod tests {
     #[test]
     fn many_short_timers_after_long_ones_end_first() {
         let (mut timers, mut devices) = (Timers::new(), Devices::new(1, hasher(0)));
-        let mut times: Vec<u64> = (0..400).map(|i| (1 << 40) + (i << 28)).collect();
-        times.extend((0..400).map(|i| 1_000 + 10 * i));
-        for (device, until_ns) in (0..).zip(&times) {
+        let mut ends_ns: Vec<u64> = (0..400).map(|i| (1 << 40) + (i << 28)).collect();
+        ends_ns.extend((0..400).map(|i| 1_000 + 10 * i));
+        for (device, until_ns) in (0..).zip(&ends_ns) {
             if device == 400 {
                 for slot in 0..100 {
                     devices.remove(slot);
-                    timers.stopped(times[slot as usize], &devices);
+                    timers.stopped(ends_ns[slot as usize], &devices);
                 }
             }
             let (slot, stamp) = (devices.add(device), devices.next_stamp());
@@ -323,8 +323,8 @@ mod tests {
                 devices.take_standing(*slot);
             }
         }
-        times.drain(..100);
-        times.sort_unstable();
-        assert_eq!(ended, times);
+        ends_ns.drain(..100);
+        ends_ns.sort_unstable();
+        assert_eq!(ended, ends_ns);
     }
 }
