@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use _core::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Tier};
+use _core::matcher::{
+    Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Tier, Visitor,
+};
 use _core::{Device, Error, RoundKey, meets};
 use proptest::prelude::*;
 
@@ -38,6 +40,15 @@ enum Op {
         device: Device,
         kind: Kind,
         hold_ns: u64,
+    },
+    /// A device that answers at once checks in: what it is offered first is refused so many times,
+    /// then granted. Only if it is not here already.
+    Serve {
+        device: Device,
+        kind: Kind,
+        hold_ns: u64,
+        refusals: usize,
+        seq: u64,
     },
     Match,
     /// One of the tasks that the device is offered, or one that it is not.
@@ -134,12 +145,20 @@ fn eligible_ids(groups: &[PlanGroup], spec: &[f64]) -> Vec<u32> {
 fn an_op(devices: u128) -> impl Strategy<Value = Op> {
     let a_device = move || a_device(devices);
     let kind = (0..SPECS.len(), prop::sample::select(OPTIONS.as_slice()));
-    let check_in = (a_device(), kind, prop::sample::select(vec![0, 5, 30, 1_000_000_u64]))
-        .prop_map(|(device, kind, hold_ns)| Op::CheckIn { device, kind, hold_ns });
+    let hold_ns = || prop::sample::select(vec![0, 5, 30, 1_000_000_u64]);
+    let serve = (a_device(), kind.clone(), hold_ns(), 0..3_usize, 0..4_u64).prop_map(
+        |(device, kind, hold_ns, refusals, seq)| Op::Serve { device, kind, hold_ns, refusals, seq },
+    );
+    let check_in = (a_device(), kind, hold_ns()).prop_map(|(device, kind, hold_ns)| Op::CheckIn {
+        device,
+        kind,
+        hold_ns,
+    });
     let rounds = prop::collection::vec(a_round(), 0..3);
     prop_oneof![
         2 => a_plan().prop_map(Op::Plan),
-        6 => check_in,
+        5 => check_in,
+        3 => serve,
         3 => Just(Op::Match),
         5 => (a_device(), prop::sample::select(vec![0, 0, 1, 2, 3_usize])).prop_map(|(device, pick)| Op::Accept { device, pick }),
         4 => (a_device(), 0..4_u64).prop_map(|(device, seq)| Op::Assigned { device, seq }),
@@ -300,6 +319,31 @@ impl Model {
         Answer::Tasks(tasks)
     }
 
+    /// In the words of the other steps.
+    fn serve(&mut self, now: u64, op: &Op) -> Answer {
+        let Op::Serve { device, kind, hold_ns, refusals, seq } = *op else { unreachable!() };
+        if self.standing.contains_key(&device) {
+            return Answer::Nothing;
+        }
+        let tasks = match self.check_in(now, device, kind, hold_ns) {
+            Answer::Tasks(tasks) => tasks,
+            error => return error,
+        };
+        for (place, task) in tasks.iter().enumerate() {
+            self.accept(now, device, *task);
+            if place == refusals {
+                self.assign(device, seq);
+                return Answer::Served(Served::Assigned(*task));
+            }
+            self.refused(now, device);
+        }
+        Answer::Served(match (tasks.is_empty(), hold_ns) {
+            (false, _) => Served::Refused,
+            (true, 0) => Served::Leaves,
+            (true, _) => Served::Waits,
+        })
+    }
+
     fn match_waiting(&mut self, now: u64) -> Answer {
         let mut waiting: Vec<(u64, Device, Kind)> = Vec::new();
         for (device, standing) in &self.standing {
@@ -356,6 +400,14 @@ impl Model {
         again
     }
 
+    fn assign(&mut self, device: Device, seq: u64) {
+        if let Some(Standing::Claiming { charged, .. }) = self.standing.get(&device) {
+            self.assigned.push((*charged, seq));
+            self.assigned.retain(|(_, seq)| *seq > self.plan.seq);
+            self.standing.remove(&device);
+        }
+    }
+
     fn leave(&mut self, device: Device, only_if: impl Fn(&Standing) -> bool) {
         if self.standing.get(&device).is_some_and(only_if) {
             self.standing.remove(&device);
@@ -383,16 +435,13 @@ impl Model {
         match op {
             Op::Plan(update) => Answer::Yes(self.apply(update)),
             Op::CheckIn { device, kind, hold_ns } => self.check_in(now, *device, *kind, *hold_ns),
+            Op::Serve { .. } => self.serve(now, op),
             Op::Match => self.match_waiting(now),
             Op::Accept { device, pick } => {
                 Answer::Yes(self.accept(now, *device, self.picked(*device, *pick)))
             }
             Op::Assigned { device, seq } => {
-                if let Some(Standing::Claiming { charged, .. }) = self.standing.get(device) {
-                    self.assigned.push((*charged, *seq));
-                    self.assigned.retain(|(_, seq)| *seq > self.plan.seq);
-                    self.standing.remove(device);
-                }
+                self.assign(*device, *seq);
                 Answer::Nothing
             }
             Op::Refused { device } => Answer::Yes(self.refused(now, *device)),
@@ -417,6 +466,7 @@ enum Answer {
     Nothing,
     Yes(bool),
     Tasks(Vec<RoundKey>),
+    Served(Served),
     Offers(Vec<(Device, Vec<RoundKey>)>),
     Expired(Vec<Device>, Vec<Device>),
     Refused(Error),
@@ -429,6 +479,8 @@ fn step(matcher: &mut Matcher, model: &Model, now: u64, op: &Op) -> Answer {
             let result = matcher.check_in(now, *device, &SPECS[*spec], *option, now + hold_ns);
             result.map_or_else(Answer::Refused, |tasks| Answer::Tasks(tasks.to_vec()))
         }
+        Op::Serve { device, .. } if model.standing.contains_key(device) => Answer::Nothing,
+        Op::Serve { .. } => serve(matcher, now, op),
         Op::Match => {
             let offers = matcher.match_waiting(now).into_iter();
             Answer::Offers(offers.map(|(device, tasks)| (device, tasks.to_vec())).collect())
@@ -454,6 +506,21 @@ fn step(matcher: &mut Matcher, model: &Model, now: u64, op: &Op) -> Answer {
             Answer::Expired(holds, offers)
         }
     }
+}
+
+fn serve(matcher: &mut Matcher, now: u64, op: &Op) -> Answer {
+    let Op::Serve { device, kind: (spec, option), hold_ns, refusals, seq } = *op else {
+        unreachable!()
+    };
+    let kind = matcher.add_kind(&SPECS[spec]).expect("a good spec");
+    let hold_until_ns = now + hold_ns;
+    let visitor = Visitor { device, kind, option, last_ns: None, hold_until_ns };
+    let mut asked = 0;
+    let result = matcher.serve(now, &visitor, |_| {
+        asked += 1;
+        (asked > refusals).then_some(seq)
+    });
+    result.map_or_else(Answer::Refused, Answer::Served)
 }
 
 fn a_matcher(waiting_max: usize) -> Matcher {
