@@ -116,3 +116,26 @@ impl SupplyCounter {
         Some(oldest.start_ns.saturating_add(self.bucket_ns))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matcher::hash::hasher;
+
+    /// Whether the devices are remembered, or each says when it was counted last.
+    #[test]
+    fn both_ways_to_count_find_the_same_devices() {
+        let config = MatcherConfig { supply_bucket_ns: 100, ..MatcherConfig::new(1) };
+        let counter = || SupplyCounter::new(&config, hasher(1));
+        let (mut remembering, mut told) = (counter(), counter());
+        let (mut last, mut random) = ([None; 20], SplitMix64::new(5));
+        for now_ns in 0..5_000 {
+            let device = usize::try_from(random.below(20)).expect("below 20");
+            remembering.count(now_ns, device as Device, &[device as f64], 1.0);
+            told.count_again(now_ns, last[device].replace(now_ns), &[device as f64], 1.0);
+        }
+        let buckets = told.take(5_000);
+        assert_eq!(buckets.len(), 50);
+        assert_eq!(remembering.take(5_000), buckets);
+    }
+}
