@@ -38,10 +38,16 @@ from propius.cli.cluster import (
     supervisor_pid,
     write_daemon_names,
 )
+from propius.cli.options import (
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    TimeoutOption,
+    one_line,
+    state_dir_of,
+)
 from propius.cli.status import daemon_names, get, is_alive, manager_name, run_info, status
-from propius.config import load_config
-from propius.errors import PropiusError, UsageError
-from propius.shell import exit_codes
+from propius.errors import UsageError
 
 PAGE_BYTES_MAX: Final = 1 << 20
 ID_MAX: Final = 65_535
@@ -293,17 +299,6 @@ app = typer.Typer(
     no_args_is_help=True, help="List client managers, add one, drain one, while the system runs."
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
-]
-StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
-]
-TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=3_600, metavar="SECONDS", help="To wait.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", min=0, max=ID_MAX, help="Its number.")]
 FreeIdArgument = Annotated[
     int | None,
@@ -316,8 +311,8 @@ def list_managers(
     config: ConfigOption = None, state_dir: StateOption = None, as_json: JsonOption = False
 ) -> None:
     """List the client managers as the load balancer sees them."""
-    with _one_line():
-        found = managers(_state_dir(config, state_dir))
+    with one_line():
+        found = managers(state_dir_of(config, state_dir))
         if as_json:
             typer.echo(json.dumps([asdict(each) for each in found], indent=2))
         else:
@@ -332,8 +327,8 @@ def drain_command(
     timeout_s: TimeoutOption = 15.0,
 ) -> None:
     """Let one end: its clients check in again with the others, what they accepted is answered."""
-    with _one_line():
-        ran = drain(_state_dir(config, state_dir), number, timeout_s)
+    with one_line():
+        ran = drain(state_dir_of(config, state_dir), number, timeout_s)
         ended = "drained: its clients check in with the others, and it has ended"
         typer.echo(f"client manager {number} {ended if ran else 'does not run'}")
 
@@ -346,22 +341,9 @@ def add_command(
     timeout_s: TimeoutOption = 30.0,
 ) -> None:
     """Start one more; the others need not be told."""
-    with _one_line():
-        added = add(_state_dir(config, state_dir), number, timeout_s)
+    with one_line():
+        added = add(state_dir_of(config, state_dir), number, timeout_s)
         typer.echo(f"client manager {added} serves devices")
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        yield
-    except PropiusError as error:
-        typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.exit_code_of(error)) from None
-
-
-def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
-    return (state_dir or load_config(config).state_dir).absolute()
 
 
 def _table(found: list[Manager]) -> Table:
