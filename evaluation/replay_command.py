@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.replay import DaemonReplay, Instant, ReplayReport, order, replay, what_if
-from evaluation.simulator.arguments import parse_options
+from evaluation.simulator.arguments import JsonOption, parse_options
 from propius.engine import POLICIES, EngineError
 from propius.errors import PropiusError
 from propius.messages import PlanFailed, PlanMade
@@ -49,7 +49,7 @@ def main(
     seed: Annotated[
         int | None, typer.Option(min=0, help="What if: with another seed of the policy.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Drive the engine with the inputs in an event log, and compare its decisions with the log's.
 

@@ -22,7 +22,7 @@ from propius.engine import POLICIES, EngineError, Trace
 from propius.errors import PropiusError
 
 __all__ = ["load_trace", "parse_options", "parse_scale", "parse_seeds", "parse_semantics",
-           "refusals", "rounds_bar", "wide_console"]  # fmt: skip
+           "refusals", "rounds_bar", "steps_bar", "wide_console"]  # fmt: skip
 
 SEMANTICS: Final = ("propius", "venn-reference")
 SEEDS_MAX: Final = 10_000
@@ -198,3 +198,9 @@ def wide_console() -> Console:
     """The terminal; or, into a file or a pipe, a page wide enough for the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=TABLE_WIDTH)
+
+
+def steps_bar(*, quiet: bool) -> Progress:
+    """A progress bar over whatever is added to it, on the terminal only."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=quiet or not sys.stderr.isatty())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
+from evaluation.files import replacing
 from evaluation.simulator.arguments import (
     BaseOption,
     JobsOption,
@@ -83,7 +83,8 @@ def simulate(
         summaries = summarize(runs, chosen)
         document = json.dumps(as_json(runs, summaries, grid, chosen), indent=1)
         if out is not None:
-            _write(out, document)
+            with replacing(out) as draft:
+                draft.write_text(document + "\n")
     if as_json_:
         typer.echo(document)
         return
@@ -96,16 +97,6 @@ def _base(asked: str, policies: Sequence[str]) -> str:
     if asked and asked not in policies:
         raise PropiusError(f"--base {asked}: not among the policies that run: {policies}")
     return asked or ("random" if "random" in policies else policies[0])
-
-
-def _write(out: Path, document: str) -> None:
-    """All of it or nothing."""
-    draft = out.with_name(f".{out.name}.part")
-    try:
-        draft.write_text(document + "\n")
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _show(summaries: Sequence[PolicySummary], base: str, title: str) -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ from typing import IO, Final, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from evaluation.files import replacing
 
 __all__ = ["COLUMNS", "PRESETS", "TraceColumns", "TraceSettings", "generate", "write_csv"]
 
@@ -176,7 +177,7 @@ def write_csv(
 
     ``wrote`` is told how many rows were written since it was last told. Raises OSError.
     """
-    with _replacing(path) as out:
+    with _text_file(path) as out:
         out.write(",".join(COLUMNS) + "\n")
         for rows in _lines(trace):
             out.write("\n".join(rows))
@@ -201,18 +202,13 @@ def _lines(trace: TraceColumns) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of ``path`` when all went well."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as raw:
-            out: IO[bytes] = raw
-            if path.suffix == ".gz":
-                # Neither name nor time inside: the same trace is the same bytes.
-                packed = gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0)
-                out = cast("IO[bytes]", packed)
-            with out, io.TextIOWrapper(out, encoding="ascii", newline="") as text:
-                yield text
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+def _text_file(path: Path) -> Iterator[TextIO]:
+    """A text file, compressed if its name says so, that replaces ``path`` when all went well."""
+    with replacing(path) as draft, draft.open("wb") as raw:
+        out: IO[bytes] = raw
+        if path.suffix == ".gz":
+            # Neither name nor time inside: the same trace is the same bytes.
+            packed = gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0)
+            out = cast("IO[bytes]", packed)
+        with out, io.TextIOWrapper(out, encoding="ascii", newline="") as text:
+            yield text

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from evaluation.simulator.arguments import load_trace, parse_seeds, refusals, wide_console
+from evaluation.simulator.arguments import (
+    JsonOption,
+    load_trace,
+    parse_seeds,
+    refusals,
+    steps_bar,
+    wide_console,
+)
 from evaluation.simulator.reproduce import (
     POLICIES_COMPARED,
     Agreement,
@@ -58,7 +62,7 @@ def venn(
         bool,
         typer.Option("--steps", help="Switch the reference's rules to ours, one after the other."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the rules of Venn's published simulator on the paper's workloads, a tenth in size.
 
@@ -77,7 +81,7 @@ def venn(
             return
         figures = load_expected(expected) if expected else {}
         rows: list[Agreement] = []
-        with _bar(as_json) as bar:
+        with steps_bar(quiet=as_json) as bar:
             task = bar.add_task("workloads", total=len(names))
             for found in reproduce(trace, figures, workloads=names, seeds=chosen):
                 rows += found
@@ -119,7 +123,7 @@ def agreement_table(rows: Sequence[Agreement]) -> Table:
 
 def _steps(trace: Any, names: Sequence[str], seeds: list[int], *, as_json: bool) -> None:
     found: dict[str, list[Step]] = {}
-    with _bar(as_json) as bar:
+    with steps_bar(quiet=as_json) as bar:
         task = bar.add_task("steps", total=None)
         for name in names:
             for step in steps(trace, name, seeds=seeds, policies=POLICIES_COMPARED):
@@ -158,8 +162,3 @@ def _row(row: Agreement) -> dict[str, Any]:
 
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _bar(quiet: bool) -> Progress:
-    disabled = quiet or not sys.stderr.isatty()
-    return Progress(console=Console(stderr=True), transient=True, disable=disabled)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from evaluation.simulator.arguments import load_trace, refusals
+from evaluation.simulator.arguments import JsonOption, load_trace, refusals, steps_bar
 from evaluation.simulator.generate import PRESETS, generate, write_csv
 from evaluation.simulator.tables import duration
 from propius.errors import PropiusError
@@ -53,8 +50,7 @@ def generate_(
         settings = replace(PRESETS[preset], days=days)
         settings = replace(settings, checkins=checkins or settings.checkins)
         trace = generate(settings, seed)
-        quiet = not sys.stderr.isatty()
-        with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        with steps_bar(quiet=False) as bar:
             task = bar.add_task("rows", total=len(trace))
             write_csv(trace, out, wrote=lambda rows: bar.advance(task, rows))
     print(f"{out}: {len(trace):,} check-ins over {days} days, seed {seed}")
@@ -63,7 +59,7 @@ def generate_(
 @app.command()
 def info(
     trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A .csv or .csv.gz file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read a trace, check every row, and say what is in it."""
     with refusals():
