@@ -4,10 +4,12 @@
 //! A plain program: the figures wanted are medians over many calls, which take a loop and not a
 //! framework with a hundred dependencies. Each part asserts that the work was done.
 
-use std::time::Instant;
+mod timing;
 
 use _core::RoundKey;
 use _core::matcher::{Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
+
+use timing::times_ns;
 
 const DIMENSIONS: usize = 4;
 /// From one check-in to the next: two million in five days.
@@ -202,18 +204,4 @@ fn nothing_new(waiting: u32) {
     println!(
         "plan of 40 rounds, 10 of {waiting} served ({served}): median {median_ns} ns, best {best_ns} ns"
     );
-}
-
-/// The best and the median time of a call, over `calls` calls timed in up to 200 stretches. The
-/// best is what the code costs when nothing else runs on the machine.
-fn times_ns(calls: u32, mut call: impl FnMut(u32)) -> (u128, u128) {
-    let stretch = (calls / 200).max(1);
-    let mut times = Vec::new();
-    for first in (0..calls).step_by(stretch as usize) {
-        let start = Instant::now();
-        (first..first + stretch).for_each(&mut call);
-        times.push(start.elapsed().as_nanos() / u128::from(stretch));
-    }
-    times.sort_unstable();
-    (times[0], times[times.len() / 2])
 }

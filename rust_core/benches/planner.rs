@@ -1,11 +1,13 @@
 //! Times `Planner::plan` at the sizes of the paper's figure 10 and of a paper-scale simulation, and
 //! the counting of supply. `cargo bench --bench planner` runs it; see `engine.rs` for why so plain.
 
-use std::time::Instant;
+mod timing;
 
 use _core::RoundKey;
 use _core::planner::{JobSpec, Planner, PlannerConfig};
 use _core::policy::JobHistory;
+
+use timing::times_ns;
 
 const DIMENSIONS: usize = 4;
 
@@ -113,18 +115,4 @@ fn add_supply() {
     });
     assert!(planner.counts().samples <= 256 * 25, "the window is 600 s");
     println!("add a bucket of 256 devices, and plan: median {median_ns} ns, best {best_ns} ns");
-}
-
-/// The best and the median time of a call, over `calls` calls timed in up to 200 stretches. The
-/// best is what the code costs when nothing else runs on the machine.
-fn times_ns(calls: u32, mut call: impl FnMut(u32)) -> (u128, u128) {
-    let stretch = (calls / 200).max(1);
-    let mut times = Vec::new();
-    for first in (0..calls).step_by(stretch as usize) {
-        let start = Instant::now();
-        (first..first + stretch).for_each(&mut call);
-        times.push(start.elapsed().as_nanos() / u128::from(stretch));
-    }
-    times.sort_unstable();
-    (times[0], times[times.len() / 2])
 }
