@@ -72,18 +72,8 @@ impl Scheduler for Fifo {
         }
     }
 
-    fn taken(&mut self, job: u32) {
-        self.demands.add(job, -1);
-    }
-
-    fn give_back(&mut self, job: u32) {
-        self.demands.add(job, 1);
-    }
-
-    fn round_over(&mut self, job: u32, is_done: bool) {
-        if is_done {
-            self.demands.clear(job);
-        }
+    fn demands(&mut self) -> &mut Demands {
+        &mut self.demands
     }
 }
 
@@ -132,19 +122,13 @@ impl Scheduler for RandomOrder {
         self.order.sort_by_key(|job| self.lots[*job as usize]);
     }
 
+    fn demands(&mut self) -> &mut Demands {
+        &mut self.demands
+    }
+
     fn taken(&mut self, job: u32) {
         if self.demands.add(job, -1) == 0 {
             self.served.remove(job);
-        }
-    }
-
-    fn give_back(&mut self, job: u32) {
-        self.demands.add(job, 1);
-    }
-
-    fn round_over(&mut self, job: u32, is_done: bool) {
-        if is_done {
-            self.demands.clear(job);
         }
     }
 }
@@ -183,17 +167,7 @@ impl Scheduler for SmallestRequest {
         }
     }
 
-    fn taken(&mut self, job: u32) {
-        self.demands.add(job, -1);
-    }
-
-    fn give_back(&mut self, job: u32) {
-        self.demands.add(job, 1);
-    }
-
-    fn round_over(&mut self, job: u32, is_done: bool) {
-        if is_done {
-            self.demands.clear(job);
-        }
+    fn demands(&mut self) -> &mut Demands {
+        &mut self.demands
     }
 }

@@ -1,5 +1,6 @@
 //! The event loop of the reference.
 
+use super::baselines::Demands;
 use super::job::{JobState, Wish};
 use super::waiting::{Visit, Waiting};
 use super::{PERIOD_S, ReferenceConfig, Rules};
@@ -33,12 +34,22 @@ pub(super) trait Scheduler {
     fn offer(&mut self, client: &Client, fits: impl Fn(u32) -> bool) -> Option<u32>;
     /// A job wants this many devices.
     fn request(&mut self, job: u32, amount: u32, now_s: f64);
+    /// What the jobs want.
+    fn demands(&mut self) -> &mut Demands;
     /// A device of the job's demand was found.
-    fn taken(&mut self, job: u32);
+    fn taken(&mut self, job: u32) {
+        self.demands().add(job, -1);
+    }
     /// The device left again.
-    fn give_back(&mut self, job: u32);
+    fn give_back(&mut self, job: u32) {
+        self.demands().add(job, 1);
+    }
     /// The job's round ended, and perhaps the job.
-    fn round_over(&mut self, job: u32, is_done: bool);
+    fn round_over(&mut self, job: u32, is_done: bool) {
+        if is_done {
+            self.demands().clear(job);
+        }
+    }
     /// Whether the job's request is open to a tier of the devices only.
     fn is_tiered(&self, _job: u32) -> bool {
         false

@@ -167,6 +167,10 @@ impl Scheduler for Irs {
         }
     }
 
+    fn demands(&mut self) -> &mut Demands {
+        &mut self.demands
+    }
+
     fn taken(&mut self, job: u32) {
         if self.demands.add(job, -1) == 0 {
             self.remove(job);
