@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +26,21 @@ from propius import tokens
 from propius.core import SECOND_NS
 from propius.messages import Claim, ErrorCode, JobList, Outcome, ReportItem, ReportResult
 from tests.simulation.planted import bug
+
+
+def _spoil_recovery(
+    plant: pytest.MonkeyPatch, spoil: Callable[[book.Book, int, float], None]
+) -> None:
+    """``spoil(book, now_ns, wall_s)`` has its way with what a job manager starts from."""
+    right = recovery.recover
+
+    def recover(*args: Any, now_ns: int, wall_s: float, **fields: Any) -> book.Book:
+        recovered = right(*args, now_ns=now_ns, wall_s=wall_s, **fields)
+        spoil(recovered, now_ns, wall_s)
+        return recovered
+
+    plant.setattr(core, "recover", recover)
+
 
 # --- asking twice --------------------------------------------------------------------------------
 
@@ -99,14 +114,11 @@ def pause_not_stored(plant: pytest.MonkeyPatch) -> None:
 @bug(found_by="number was not given", seed=3)
 def lease_numbers_given_twice(plant: pytest.MonkeyPatch) -> None:
     """The next lease number falls back at a restart."""
-    right = recovery.recover
 
-    def recover(*args: Any, **fields: Any) -> book.Book:
-        recovered = right(*args, **fields)
+    def spoil(recovered: book.Book, _now_ns: int, _wall_s: float) -> None:
         recovered.meta.next_lease = max(1, recovered.meta.next_lease - 2)
-        return recovered
 
-    plant.setattr(core, "recover", recover)
+    _spoil_recovery(plant, spoil)
 
 
 @bug(found_by="not finished", seed=1)
@@ -241,48 +253,39 @@ def lease_by_the_clock_of_another_boot(plant: pytest.MonkeyPatch) -> None:
 @bug(found_by="after a restart", seed=2)
 def no_grace_after_a_restart(plant: pytest.MonkeyPatch) -> None:
     """Devices are declared dead for a silence that nobody listened to."""
-    right = recovery.recover
 
-    def recover(*args: Any, now_ns: int, **fields: Any) -> book.Book:
-        recovered = right(*args, now_ns=now_ns, **fields)
+    def spoil(recovered: book.Book, now_ns: int, _wall_s: float) -> None:
         recovered.not_before_ns = now_ns
-        return recovered
 
-    plant.setattr(core, "recover", recover)
+    _spoil_recovery(plant, spoil)
 
 
 @bug(found_by="expired after", seed=3)
 def lease_by_the_wall_clock(plant: pytest.MonkeyPatch) -> None:
     """After a restart leases run by the wall clock, which may have jumped."""
-    right = recovery.recover
 
-    def recover(*args: Any, now_ns: int, wall_s: float, **fields: Any) -> book.Book:
-        recovered = right(*args, now_ns=now_ns, wall_s=wall_s, **fields)
+    def spoil(recovered: book.Book, now_ns: int, wall_s: float) -> None:
         for lease in recovered.leases.values():
             left_ns = int(wall_s * SECOND_NS) % int(lease.lease_s * SECOND_NS)
             lease.deadline_ns = now_ns + left_ns
             recovered.lease_due.set(lease.lease, lease.deadline_ns)
             recovered.changes.put(lease)
-        return recovered
 
-    plant.setattr(core, "recover", recover)
+    _spoil_recovery(plant, spoil)
 
 
 @bug(found_by="past its deadline", seed=23)
 def deadline_extended_by_a_restart(plant: pytest.MonkeyPatch) -> None:
     """A round gets more time when the job manager is started again."""
-    right = recovery.recover
 
-    def recover(*args: Any, **fields: Any) -> book.Book:
-        recovered = right(*args, **fields)
+    def spoil(recovered: book.Book, _now_ns: int, _wall_s: float) -> None:
         for ref, round_ in recovered.rounds.items():
             if recovered.round_due.get(ref) is not None:
                 round_.deadline_ns += 10 * SECOND_NS
                 recovered.round_due.set(ref, round_.deadline_ns)
                 recovered.changes.put(round_)
-        return recovered
 
-    plant.setattr(core, "recover", recover)
+    _spoil_recovery(plant, spoil)
 
 
 @bug(found_by="expired after", seed=2)

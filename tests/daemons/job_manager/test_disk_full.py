@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -131,14 +131,21 @@ def stopped(process: subprocess.Popen[str]) -> int:
     return process.wait(30)
 
 
+def ending_on_a_full_disk(
+    site: Site, disk: Disk, process: subprocess.Popen[str], mine: Job, pool: ThreadPoolExecutor
+) -> tuple[Future[None], str]:
+    """Open round 0, fill the disk, end the round: what is still under way, and why not ready."""
+    mine.start_request(1)
+    disk.fill(process.pid)
+    ending = pool.submit(mine.end_request, 0)
+    return ending, site.wait(JM, "not ready")
+
+
 def test_a_full_disk_is_survived(site: Site, disk: Disk) -> None:
     """Not ready with the reason, `busy` with a time, then all by itself again; nothing is lost."""
     process = site.processes[1]
     with job(site) as mine, ThreadPoolExecutor() as pool:
-        mine.start_request(1)
-        disk.fill(process.pid)
-        ending = pool.submit(mine.end_request, 0)
-        why = site.wait(JM, "not ready")
+        ending, why = ending_on_a_full_disk(site, disk, process, mine, pool)
         assert "the store does not take commits" in why
         assert ("full" if disk.is_mounted else "I/O") in why
         refused = ask(site, Heartbeat(job=mine.id, secret=mine.secret))
@@ -165,10 +172,7 @@ def test_the_event_log_gives_up_alone(site: Site, disk: Disk) -> None:
     """It closes, once and for all, with a line and a figure; the job manager decides on."""
     process = site.processes[1]
     with job(site) as mine, ThreadPoolExecutor() as pool:
-        mine.start_request(1)
-        disk.fill(process.pid)
-        ending = pool.submit(mine.end_request, 0)
-        site.wait(JM, "not ready")
+        ending, _ = ending_on_a_full_disk(site, disk, process, mine, pool)
         disk.free(process.pid)
         ending.result(60)
         site.wait(JM, "ready")
@@ -203,10 +207,7 @@ def test_sigterm_on_a_full_disk(site: Site, disk: Disk) -> None:
     """What cannot be written does not hold up the end for longer than the drain may take."""
     process = site.processes[1]
     with job(site) as mine, ThreadPoolExecutor() as pool:
-        mine.start_request(1)
-        disk.fill(process.pid)
-        ending = pool.submit(mine.end_request, 0)
-        site.wait(JM, "not ready")
+        ending, _ = ending_on_a_full_disk(site, disk, process, mine, pool)
         assert stopped(process) == 0
         disk.free(site.processes[0].pid)
         site.start(JM)
