@@ -42,6 +42,7 @@ from propius.shell.writer import Store
 
 ZMQ_VERSION_MIN: Final = (4, 3, 5)  # older ones crash on what a stranger may send
 STOP_WRITER_S: Final = 2.0
+RUN_FILE_BYTES: Final = 2_048  # always: on a full disk one start's file has room for the next one's
 
 Settings = TypeVar("Settings")
 
@@ -299,7 +300,7 @@ def _run_facts(start: Start, endpoints: dict[str, str], admin: str) -> bytes:
         "admin": admin,
         "started_at_s": start.wall_s,
     }
-    return json.dumps(known).encode()
+    return json.dumps(known).encode().ljust(RUN_FILE_BYTES)
 
 
 class RunFile:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from propius.config import load_config
 from propius.core import SECOND_NS
 from propius.shell import program
 from propius.shell.program import RunFile, write_private
@@ -63,6 +64,25 @@ def test_a_run_file_takes_the_place_of_a_killed_start_s(
     path.write_bytes(FACTS.replace(b"1", b"4194304"))
     RunFile(path, log).write(FACTS)
     assert json.loads(path.read_text()) == json.loads(FACTS)
+    assert not log.said
+
+
+def test_every_start_has_room_in_the_file_of_the_one_before(
+    tmp_path: Path, full: pytest.MonkeyPatch
+) -> None:
+    """Though its numbers have more digits: a process id, a port, a time."""
+    path, log = tmp_path / "toy.json", Log()
+    short, long = (
+        program._run_facts(
+            program.Start("toy", load_config(env={}), 1, "1", "boot", 0, wall_s),
+            {"jobs": f"tcp://127.0.0.1:{port}"},
+            f"http://127.0.0.1:{port}",
+        )
+        for wall_s, port in ((1.5, 1_024), (1_795_519_171.123_456_7, 65_535))
+    )
+    path.write_bytes(short)
+    RunFile(path, log).write(long)
+    assert json.loads(path.read_text())["started_at_s"] > 1e9
     assert not log.said
 
 
