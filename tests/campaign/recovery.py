@@ -25,6 +25,7 @@ import zmq
 
 from daemons.load_balancer.rendezvous import Rendezvous
 from propius import AsyncClient, AsyncConnection, AsyncJob, Client, Job
+from propius.cli.client_managers import STARTED_S
 from propius.cli.cluster import Cluster
 from propius.cli.status import status
 from propius.job import Operator
@@ -177,7 +178,13 @@ class Killer:
         self.pair = Pair(cluster)
 
     def kill(self, daemon: str) -> tuple[float, float]:
-        """kill -9: seconds until it answers again, and until a round from start to end passed."""
+        """kill -9: seconds until it answers again, and until a round from start to end passed.
+
+        The daemon has been up for as long as supervisord wants to take it for started: one that
+        ends sooner is a failed start, after each of which supervisord waits a second longer.
+        """
+        here = self.cluster.directory
+        until(lambda: status(here, daemon).uptime_s > STARTED_S, f"{daemon} to be up for a while")
         self.pair.cycle()
         with ThreadPoolExecutor(1) as pool:
             killed_s = time.monotonic()
