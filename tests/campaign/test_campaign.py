@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.nemesis import KINDS, Fault, draw
-from tests.campaign.run import Campaign
+from tests.campaign.run import SERVED_BETWEEN, Campaign
 
 SEED = 3
 FAULTS = 15
@@ -36,7 +36,9 @@ def test_nothing_acknowledged_is_lost_or_given_twice(tmp_path: Path) -> None:
     assert acknowledged["register"] == acknowledged["complete_job"] == 4
     assert acknowledged["report"] >= FAULTS * 20
     assert acknowledged["start_request"] >= 10
-    assert outcome.log_counts["leases granted"] >= acknowledged["report"]
+    # A job manager that cannot write closes its log until its next start, which may never come.
+    logged = [struck.fault.kind for struck in outcome.struck].index("file-limit")
+    assert outcome.log_counts["leases granted"] >= logged * SERVED_BETWEEN > 0
 
 
 # Read by Python at its start, before the program that it is: only the job manager gets the bug.

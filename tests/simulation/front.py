@@ -55,9 +55,13 @@ class Front:
         if link != MANAGERS:
             return
         dialler = self._network.dialler(NAME, MANAGERS, peer).partition(TWIN)[0]
-        self._heard_ns[dialler] = self._clock.now_ns
+        if dialler:
+            self._heard_ns[dialler] = self._clock.now_ns
         try:
-            if decode_header(frames[0]).kind != Deliver.kind:
+            header = decode_header(frames[0])
+            if not dialler:  # late words of one that is gone by now
+                self._heard_ns[header.sender] = self._clock.now_ns
+            if header.kind != Deliver.kind:
                 return
             message = decode_payload(Deliver.kind, frames[1], bytes_max=INSIDE_PAYLOAD_BYTES_MAX)
         except (DecodeError, IndexError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import traceback
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -82,8 +83,11 @@ def run(
     gc.disable()  # a search for cycles costs a fifth of the run, and finds next to nothing
     try:
         world.live()
-    except AssertionError as error:  # InvariantError, or a core's own check
+    except Exception as error:  # InvariantError, or a core or the harness that broke
         why = f"{type(error).__name__}: {error}"
+        if not isinstance(error, AssertionError):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            why += f" ({frame.filename}:{frame.lineno})"
         command = f"python scripts/dst.py --seeds {seed}-{seed} --trace"
         raise SeedError(seed, why, trace, command) from error
     finally:
