@@ -105,8 +105,7 @@ class Nemesis:
     def _disk_full(self, fault: Fault) -> None:
         """The store's file system has no room: the job manager stays up, and says why.
 
-        SQLite writes its log round and round in a file that it has made, and would not notice a
-        full disk for long. So the disk is filled while the job manager restarts.
+        It is filled while the job manager restarts, which so has to start without room as well.
         """
         self.site.stop(fault.target)
         self.disk.fill()
