@@ -167,7 +167,7 @@ class Nemesis:
         return True
 
     def _drain(self, host: Host) -> bool:
-        if host.core is None or host.frozen:
+        if host.core is None or host.frozen or host.retired:
             return False
         wait_ns = self._span_ns(3.0)
         host.exited = lambda: self._around.clock.after(wait_ns, host.start)
