@@ -23,7 +23,7 @@ changed nothing, but `MatcherFull` comes after the check-in was counted as suppl
     EngineError(ValueError)     wrong length, NaN, negative, unknown job or policy …: one line
     ├── MatcherFull             waiting_max clients wait already
     ├── DeviceClaiming          the device's last claim is not decided yet
-    ├── TraceError              a trace is wrong: file and row
+    ├── TraceError              a trace is wrong: file and line
     ├── JobsError               a job list is wrong: the number of the job
     ├── SimulationStopped       the caller's `progress` said False
     ├── PolicyError             the policy failed; live, the last plan stays

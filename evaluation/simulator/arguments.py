@@ -6,7 +6,7 @@ Every reader raises an error of one line that names the option.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeAlias
@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluation.simulator.grid import Grid
 from evaluation.simulator.grid import Progress as Told
-from evaluation.simulator.workloads import SCALES, WORKLOADS, Scale, SimulatedJob
+from evaluation.simulator.workloads import SCALES, WORKLOADS, JobList, Scale
 from propius.engine import POLICIES, EngineError, Trace
 from propius.errors import PropiusError
 
-__all__ = ["load_trace", "parse_options", "parse_scale", "parse_seeds", "parse_semantics",
-           "refusals", "rounds_bar", "steps_bar", "wide_console"]  # fmt: skip
+__all__ = ["check_out", "load_trace", "parse_options", "parse_scale", "parse_seeds",
+           "parse_semantics", "refusals", "rounds_bar", "steps_bar", "wide_console"]  # fmt: skip
 
 SEMANTICS: Final = ("propius", "venn-reference")
 SEEDS_MAX: Final = 10_000
@@ -104,18 +104,21 @@ def _refuse(why: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def load_trace(path: Path, jobs: Sequence[SimulatedJob] = (), *, where: str = "jobs") -> Trace:
+def load_trace(path: Path, jobs: JobList | None = None) -> Trace:
     """Read a trace, and see that it has a client for every job.
 
     Raises EngineError for a file that cannot be used, PropiusError for a job that nobody can serve.
     """
     trace = Trace.load_csv(str(path))
-    for number, job in enumerate(jobs, 1):
-        if job.requirement not in trace.classes:
-            have = ", ".join(map(str, trace.classes)) or "none"
+    if jobs is None:
+        return trace
+    met = trace.classes
+    for place, job in zip(jobs.places, jobs, strict=True):
+        if job.requirement not in met:
+            have = ", ".join(map(str, met)) or "none"
             raise PropiusError(
-                f"{where}: job {number}: requirement {job.requirement}: no client of {path} meets "
-                f"it; they meet {have}"
+                f"{place}: requirement {job.requirement}: no client of {path} meets it; "
+                f"they meet {have}"
             )
     return trace
 
@@ -169,6 +172,14 @@ def parse_semantics(text: str) -> str:
     if text not in SEMANTICS:
         raise PropiusError(f"--semantics {text}: one of {', '.join(SEMANTICS)}")
     return text
+
+
+def check_out(path: Path | None) -> None:
+    """Raise PropiusError if a file cannot be made there: before the runs, not after them."""
+    if path is not None and not path.parent.is_dir():
+        raise PropiusError(f"--out {path}: no such folder: {path.parent}")
+    if path is not None and path.is_dir():
+        raise PropiusError(f"--out {path}: is a folder")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from evaluation.simulator.arguments import (
     SemanticsOption,
     TasksOption,
     TraceOption,
+    check_out,
     load_trace,
     parse_options,
     parse_scale,
@@ -66,10 +67,12 @@ def simulate(
              --seeds 1-5
     """
     with refusals():
+        check_out(out)
         policies = list(dict.fromkeys(policy or ["random", "irs"]))
         chosen = _base(base, policies)
+        listed = load_jobs(jobs, parse_scale(scale))
         grid = Grid(
-            jobs=load_jobs(jobs, parse_scale(scale)),
+            jobs=listed,
             policies=policies,
             seeds=parse_seeds(seeds),
             semantics=parse_semantics(semantics),
@@ -77,7 +80,7 @@ def simulate(
             policy_options=parse_options(option or []),
             tasks_per_session=tasks_per_session,
         )
-        trace = load_trace(clients, grid.jobs, where=jobs)
+        trace = load_trace(clients, listed)
         with rounds_bar(grid, quiet=as_json_) as told:
             runs = run_grid(trace, grid, progress=told)
         summaries = summarize(runs, chosen)

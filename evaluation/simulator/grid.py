@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -60,8 +60,9 @@ def run_grid(
 ) -> list[dict[str, Any]]:
     """Run everything; a list of the runs' figures.
 
-    Raises what the first failing run raised: :class:`propius.engine.EngineError` or an error of a
-    user's policy. Interrupted by Ctrl-C, it stops the other runs and raises KeyboardInterrupt.
+    As soon as one run fails, the others are stopped, and it raises what that one raised: an
+    :class:`propius.engine.EngineError`. Interrupted by Ctrl-C, it stops all and raises
+    KeyboardInterrupt.
     """
     stop = threading.Event()
     lock = threading.Lock()
@@ -94,9 +95,17 @@ def run_grid(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [pool.submit(one, i, *which) for i, which in enumerate(grid.runs())]
         try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            _raise_what_failed(futures)
             return [future.result() for future in futures]
         except BaseException:
             stop.set()
             for future in futures:
                 future.cancel()
             raise
+
+
+def _raise_what_failed(futures: Sequence[Future[dict[str, Any]]]) -> None:
+    for future in futures:
+        if future.done() and (error := future.exception()):
+            raise error

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from evaluation.simulator.arguments import JsonOption, load_trace, refusals, steps_bar
+from evaluation.simulator.arguments import (
+    JsonOption,
+    check_out,
+    load_trace,
+    refusals,
+    steps_bar,
+    wide_console,
+)
 from evaluation.simulator.generate import PRESETS, generate, write_csv
 from evaluation.simulator.tables import duration
+from propius.engine import Trace
 from propius.errors import PropiusError
 
 __all__ = ["app"]
@@ -45,8 +54,7 @@ def generate_(
             raise PropiusError(f"--preset {preset}: one of {', '.join(PRESETS)}")
         if not out.name.endswith((".csv", ".csv.gz")):
             raise PropiusError(f"--out {out}: must end in .csv or .csv.gz")
-        if not out.parent.is_dir():
-            raise PropiusError(f"--out {out}: no such folder: {out.parent}")
+        check_out(out)
         settings = replace(PRESETS[preset], days=days)
         settings = replace(settings, checkins=checkins or settings.checkins)
         trace = generate(settings, seed)
@@ -61,14 +69,19 @@ def info(
     trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A .csv or .csv.gz file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Read a trace, check every row, and say what is in it."""
+    """Read a trace, check every row, and say what is in it.
+
+    For each value of the column requirements: how many check-ins, and how long these last together.
+    """
     with refusals():
         loaded = load_trace(trace)
+    signatures = _signatures(loaded)
     facts = {
         "checkins": len(loaded),
         "period_s": loaded.period_s,
         "checkins_per_s": len(loaded) / loaded.period_s,
         "requirements": loaded.classes,
+        "signatures": signatures,
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
@@ -78,3 +91,30 @@ def info(
         f"{trace}: {len(loaded):,} check-ins in {duration(loaded.period_s)}, "
         f"{facts['checkins_per_s']:.2f} a second; requirements that clients meet: {classes}"
     )
+    wide_console().print(_signature_table(signatures))
+
+
+def _signatures(trace: Trace) -> list[dict[str, Any]]:
+    return [
+        {"requirements": "".join(map(str, classes)), "checkins": checkins, "online_s": online_s}
+        for classes, checkins, online_s in trace.signatures
+    ]
+
+
+def _signature_table(signatures: list[dict[str, Any]]) -> Table:
+    table = Table()
+    table.add_column("requirements")
+    for name in ("check-ins", "share", "online", "share", "mean session"):
+        table.add_column(name, justify="right")
+    checkins = sum(signature["checkins"] for signature in signatures)
+    online_s = sum(signature["online_s"] for signature in signatures)
+    for signature in signatures:
+        table.add_row(
+            signature["requirements"] or "none",
+            f"{signature['checkins']:,}",
+            f"{signature['checkins'] / checkins:.1%}",
+            duration(signature["online_s"]),
+            f"{signature['online_s'] / online_s:.1%}" if online_s else "-",
+            duration(signature["online_s"] / signature["checkins"]),
+        )
+    return table

@@ -16,6 +16,8 @@ Not here: what a job does in the simulation (``rust_core/src/simulator/jobs.rs``
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -25,7 +27,7 @@ from msgspec import Meta, Struct
 
 from propius.errors import PropiusError
 
-__all__ = ["SCALES", "WORKLOADS", "JobListError", "SimulatedJob", "load_jobs"]
+__all__ = ["SCALES", "WORKLOADS", "JobList", "JobListError", "SimulatedJob", "load_jobs"]
 
 Scale = Literal["small", "full"]
 
@@ -46,7 +48,7 @@ JOBS_MAX: Final = 100_000
 
 
 class JobListError(PropiusError):
-    """A job list that cannot be simulated; one line with the file and the job."""
+    """A job list that cannot be simulated; one line with the file, its line and the job."""
 
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -96,7 +98,15 @@ class SimulatedJob(
         return ""
 
 
-def load_jobs(name_or_file: str, scale: Scale = "small") -> list[SimulatedJob]:
+class JobList(list[SimulatedJob]):
+    """Jobs, and where each of them stands, for errors: "file:line: job number"."""
+
+    def __init__(self, jobs: Sequence[SimulatedJob], places: Sequence[str]) -> None:
+        super().__init__(jobs)
+        self.places = tuple(places)
+
+
+def load_jobs(name_or_file: str, scale: Scale = "small") -> JobList:
     """The jobs of a named workload at this scale, or of a JSON file.
 
     Raises :class:`JobListError`.
@@ -117,21 +127,41 @@ def load_jobs(name_or_file: str, scale: Scale = "small") -> list[SimulatedJob]:
         raise JobListError(f"{name_or_file}: {error.strerror}") from error
 
 
-def _decode(where: str, text: bytes) -> list[SimulatedJob]:
+def _decode(where: str, text: bytes) -> JobList:
     try:
         rows = msgspec.json.decode(text, type=list[msgspec.Raw])
     except msgspec.DecodeError as error:
-        raise JobListError(f"{where}: not a JSON list of jobs: {error}") from error
+        at = re.search(r"\(byte (\d+)\)", str(error))
+        place = f"{where}:{_line(text, int(at[1]))}" if at else where
+        raise JobListError(f"{place}: not a JSON list of jobs: {error}") from error
     if not 1 <= len(rows) <= JOBS_MAX:
         raise JobListError(f"{where}: {len(rows)} jobs; there must be 1 to {JOBS_MAX:,}")
-    return [_job(where, number, row) for number, row in enumerate(rows, 1)]
+    places = list(_places(where, text, rows))
+    return JobList([_job(place, row) for place, row in zip(places, rows, strict=True)], places)
 
 
-def _job(where: str, number: int, row: msgspec.Raw) -> SimulatedJob:
+def _places(where: str, text: bytes, rows: Sequence[msgspec.Raw]) -> Iterator[str]:
+    """Where each job begins. Rows are parts of the text, with little but commas between them."""
+    end, line = 0, 1
+    for number, row in enumerate(rows, 1):
+        part = bytes(row)
+        start = text.index(part, end)
+        line += text.count(b"\n", end, start)
+        yield f"{where}:{line}: job {number}"
+        end = start + len(part)
+        line += part.count(b"\n")
+
+
+def _line(text: bytes, byte: int) -> int:
+    """The line of a byte, as an editor counts them."""
+    return text.count(b"\n", 0, byte) + 1
+
+
+def _job(place: str, row: msgspec.Raw) -> SimulatedJob:
     try:
         job = msgspec.json.decode(row, type=SimulatedJob)
     except msgspec.DecodeError as error:
-        raise JobListError(f"{where}: job {number}: {error}") from error
+        raise JobListError(f"{place}: {error}") from error
     if wrong := job.check():
-        raise JobListError(f"{where}: job {number}: {wrong}")
+        raise JobListError(f"{place}: {wrong}")
     return job

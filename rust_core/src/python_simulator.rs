@@ -98,8 +98,14 @@ impl PyTrace {
     /// The classes that any client meets.
     #[getter]
     fn classes(&self) -> Vec<u32> {
-        let all = self.0.all_classes();
-        (0..16).filter(|class| all >> class & 1 == 1).collect()
+        numbers(self.0.all_classes())
+    }
+
+    /// Ascending: the classes that clients meet, their sessions, and how long these last.
+    #[getter]
+    fn signatures(&self, py: Python<'_>) -> Vec<(Vec<u32>, u64, f64)> {
+        let found = py.detach(|| self.0.signatures());
+        found.iter().map(|s| (numbers(s.classes), s.check_ins, s.online_s)).collect()
     }
 
     fn __len__(&self) -> usize {
@@ -109,6 +115,10 @@ impl PyTrace {
     fn __repr__(&self) -> String {
         format!("<Trace of {} sessions>", self.0.len())
     }
+}
+
+fn numbers(classes: u16) -> Vec<u32> {
+    (0..16).filter(|class| classes >> class & 1 == 1).collect()
 }
 
 /// The rules of the reference that can be switched to ours: (name, what changes).

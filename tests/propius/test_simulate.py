@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import sys
 import threading
 from array import array
 from pathlib import Path
-from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -65,25 +63,44 @@ def test_a_trace_is_written_and_read_again(tmp_path: Path) -> None:
         trace.save_csv(tmp_path / name)
         again = Trace.load_csv(str(tmp_path / name))
         assert (len(again), again.period_s, again.classes) == (500, 86_400.0, [1, 2, 3, 4])
+        assert again.signatures == trace.signatures
         runs = [simulate(t, job_list(), policy="irs", repeat=9) for t in (trace, again)]
         assert runs[0] == runs[1]
     text = gzip.decompress((tmp_path / "trace.csv.gz").read_bytes()).decode()
     assert text.splitlines()[:2] == [HEADER.strip(), "0,60,20,1000,1"]
 
 
+def test_each_signature_has_its_sessions_and_its_time_online() -> None:
+    """Ascending; together they are all there is."""
+    signatures = busy_trace(500).signatures
+    assert [(met, rows) for met, rows, _ in signatures] == [
+        ([], 100), ([1], 100), ([1, 2], 100), ([1, 3], 100), ([1, 2, 3, 4], 100)
+    ]  # fmt: skip
+    assert sum(online_s for _, _, online_s in signatures) == sum(
+        60.0 + 37 * i % 1200 for i in range(500)
+    )
+
+
+def test_columns_have_rows_and_no_lines() -> None:
+    """Rows are counted from 1; there is no file that anybody could open."""
+    start_s, end_s, ones = array("d", [5, 1]), array("d", [9, 9]), array("d", [1, 1])
+    with pytest.raises(TraceError, match="columns: row 2: start 1 is before 5"):
+        Trace.from_columns(start_s, end_s, ones, ones, array("H", [2, 2]))
+
+
 @pytest.mark.parametrize(
     "text, told",
     [
         ("start,end,computation,requirements\n", 'no column "communication"'),
-        (HEADER + "1,5,1,1,1\n9,8,1,1,1\n", "row 2: end 8 is before start 9"),
-        (HEADER + "5,6,1,1,1\n4,6,1,1,1\n", "row 2: start 4 is before 5"),
-        (HEADER + "1,5,nan,1,1\n", "row 1: computation is NaN"),
+        (HEADER + "1,5,1,1,1\n9,8,1,1,1\n", "wrong.csv:3: end 8 is before start 9"),
+        (HEADER + "5,6,1,1,1\n4,6,1,1,1\n", "wrong.csv:3: start 4 is before 5"),
+        (HEADER + "1,5,nan,1,1\n", "wrong.csv:2: computation is NaN"),
         (HEADER, "no rows"),
         ("", "the file is empty"),
     ],
 )
-def test_a_wrong_trace_is_refused_with_file_and_row(tmp_path: Path, text: str, told: str) -> None:
-    """One line that names the file, the row and the fault."""
+def test_a_wrong_trace_is_refused_with_file_and_line(tmp_path: Path, text: str, told: str) -> None:
+    """One line that names the file, its line and the fault."""
     path = tmp_path / "wrong.csv"
     path.write_text(text)
     with pytest.raises(TraceError) as caught:
@@ -240,26 +257,3 @@ def test_each_rule_of_the_reference_can_be_switched() -> None:
         )
         assert result["finished"] == 8
         assert count == 0 or result["ineligible"] == 0
-
-
-def shared_data(name: str) -> Path:
-    """A file that is not the project's own."""
-    folder = Path(os.environ.get("PROPIUS_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
-    if not (folder / name).exists():
-        pytest.skip(f"shared data absent: {folder / name}; set PROPIUS_TEST_DATA")
-    return folder / name
-
-
-@pytest.mark.parametrize("policy, margin", [("irs", 0.015), ("srsf", 0.015), ("random", 0.04)])
-def test_the_reference_semantics_agree_with_the_reference(policy: str, margin: float) -> None:
-    """The mean of avg_jct_s over five seeds, on the even workload and small trace."""
-    trace = Trace.load_csv(shared_data("venn_small_clients.csv.gz"))
-    jobs = json.loads(shared_data("venn_workloads.json").read_text())["even"]["small_scale_jobs"]
-    expected = json.loads(shared_data("venn_small_expected.json").read_text())
-    wanted = expected["workloads"]["even"][policy]["avg_jct_s"]
-    runs = [
-        simulate(trace, jobs, policy=policy, seed=seed, semantics="venn-reference")
-        for seed in range(1, 6)
-    ]
-    assert all(run["finished"] == len(jobs) for run in runs)
-    assert fmean(run["avg_jct_s"] for run in runs) == pytest.approx(wanted, rel=margin)

@@ -22,12 +22,12 @@ pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob};
 pub use results::{JobResult, Mean, RunResult, Tally, solo_jct_s};
-pub use trace::{CLASSES, COLUMNS, Session, Trace};
+pub use trace::{CLASSES, COLUMNS, Session, Signature, Trace};
 
 /// Why there is no result: one line for a person.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SimulationError {
-    /// A trace is wrong, with file and row.
+    /// A trace is wrong, with file and line.
     Trace(String),
     /// A job list is wrong, with the number of the job.
     Jobs(String),

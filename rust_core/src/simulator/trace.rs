@@ -72,6 +72,17 @@ impl Session {
     }
 }
 
+/// The clients that meet exactly these classes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Signature {
+    /// Bit k: they meet class k.
+    pub classes: u16,
+    /// How many sessions.
+    pub check_ins: u64,
+    /// How long these last together.
+    pub online_s: f64,
+}
+
 /// Sessions sorted by start, at least one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
@@ -95,40 +106,42 @@ impl Trace {
     /// Reads CSV text; `name` stands for the file in errors.
     pub fn read_csv(name: &str, mut text: impl BufRead) -> Result<Self> {
         let mut line = Vec::new();
-        let mut next = |line: &mut Vec<u8>, row: usize| {
+        let mut number = 0;
+        let mut next = |line: &mut Vec<u8>, number: &mut usize| {
             line.clear();
+            *number += 1;
             let read = text.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', line);
-            let read = read.map_err(|error| at(name, row, &error.to_string()))?;
+            let read = read.map_err(|error| at(name, *number, &error.to_string()))?;
             if read as u64 == LINE_BYTES_MAX {
-                return Err(at(name, row, "longer than 65536 bytes"));
+                return Err(at(name, *number, "longer than 65536 bytes"));
             }
             while line.last().is_some_and(|byte| *byte == b'\n' || *byte == b'\r') {
                 line.pop();
             }
             Ok(read > 0)
         };
-        if !next(&mut line, 0)? {
+        if !next(&mut line, &mut number)? {
             return Err(SimulationError::Trace(format!("{name}: the file is empty")));
         }
-        let places = places(name, &line)?;
+        let places = places(&line).map_err(|what| at(name, number, &what))?;
         let mut trace = Self::empty();
-        while next(&mut line, trace.len() + 1)? {
+        while next(&mut line, &mut number)? {
             if line.is_empty() {
                 continue;
             }
-            let row = trace.len() + 1;
-            let session = parse_row(&line, &places).map_err(|what| at(name, row, &what))?;
-            trace.push(session).map_err(|what| at(name, row, &what))?;
+            let session = parse_row(&line, &places).map_err(|what| at(name, number, &what))?;
+            trace.push(session).map_err(|what| at(name, number, &what))?;
         }
         trace.checked(name)
     }
 
-    /// A trace of rows that come from elsewhere; `name` stands for them in errors.
+    /// A trace of rows that come from elsewhere, counted from 1; `name` stands for them in errors.
     pub fn from_sessions(name: &str, sessions: impl Iterator<Item = Session>) -> Result<Self> {
         let mut trace = Self::empty();
         for session in sessions {
             let row = trace.len() + 1;
-            trace.push(session).map_err(|what| at(name, row, &what))?;
+            let wrong = |what| SimulationError::Trace(format!("{name}: row {row}: {what}"));
+            trace.push(session).map_err(wrong)?;
         }
         trace.checked(name)
     }
@@ -230,6 +243,20 @@ impl Trace {
         self.sessions.iter().fold(0, |all, session| all | session.classes)
     }
 
+    /// For each signature, who has it: ascending by signature.
+    pub fn signatures(&self) -> Vec<Signature> {
+        let mut found: Vec<Signature> = (0..1 << CLASSES)
+            .map(|classes| Signature { classes, check_ins: 0, online_s: 0.0 })
+            .collect();
+        for session in &self.sessions {
+            let signature = &mut found[usize::from(session.classes)];
+            signature.check_ins += 1;
+            signature.online_s += session.end_s - session.start_s;
+        }
+        found.retain(|signature| signature.check_ins > 0);
+        found
+    }
+
     /// After how long the trace begins again when it is replayed: the whole days that hold all
     /// starts, so that every replay keeps the hours of the day.
     pub fn period_s(&self) -> f64 {
@@ -242,12 +269,13 @@ fn is_gzipped(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
 
-fn at(name: &str, row: usize, what: &str) -> SimulationError {
-    SimulationError::Trace(format!("{name}: row {row}: {what}"))
+/// Lines are counted as an editor does: from 1, with the header and with empty ones.
+fn at(name: &str, line: usize, what: &str) -> SimulationError {
+    SimulationError::Trace(format!("{name}:{line}: {what}"))
 }
 
 /// For each of the [`COLUMNS`] its place in the header.
-fn places(name: &str, header: &[u8]) -> Result<[usize; 5]> {
+fn places(header: &[u8]) -> std::result::Result<[usize; 5], String> {
     let header = String::from_utf8_lossy(header);
     let header = header.trim_start_matches('\u{feff}');
     let found: Vec<&str> = header.split(',').map(|field| field.trim().trim_matches('"')).collect();
@@ -256,8 +284,7 @@ fn places(name: &str, header: &[u8]) -> Result<[usize; 5]> {
         *place = found.iter().position(|field| *field == column).ok_or_else(|| {
             let shown: String = header.chars().take(100).collect();
             let all = COLUMNS.join(", ");
-            let what = format!("no column {column:?} in the header {shown:?}, expected {all}");
-            SimulationError::Trace(format!("{name}: {what}"))
+            format!("no column {column:?} in the header {shown:?}, expected {all}")
         })?;
     }
     Ok(places)
@@ -330,21 +357,36 @@ mod tests {
         assert_eq!((session.task_s(30.0, 10.0), session.option()), (50.0, 1.0));
     }
 
-    /// Each fault is named with file and row, in one line.
+    /// Each fault is named with file and line, in one line.
     #[test]
-    fn what_is_wrong_is_said_with_its_row() {
+    fn what_is_wrong_is_said_with_its_line() {
         let rows = |rows: &str| error(&format!("{HEADER}{rows}"));
-        assert_eq!(rows("1,2,1,1,\n5,4,1,1,\n"), "t.csv: row 2: end 4 is before start 5");
-        assert!(rows("5,6,1,1,\n4,6,1,1,\n").starts_with("t.csv: row 2: start 4 is before 5"));
-        assert!(rows("NaN,6,1,1,\n").starts_with("t.csv: row 1: start is NaN"));
-        assert!(rows("1,6,nan,1,\n").starts_with("t.csv: row 1: computation is NaN"));
-        assert!(rows("1,6,1,0,\n").starts_with("t.csv: row 1: communication is 0"));
-        assert!(rows("1,6,1,x,\n").starts_with("t.csv: row 1: communication is \"x\""));
-        assert!(rows("1,6,1,1,a\n").starts_with("t.csv: row 1: requirements is \"a\""));
-        assert!(rows("1,6,1,1\n").starts_with("t.csv: row 1: fewer fields"));
+        assert_eq!(rows("1,2,1,1,\n5,4,1,1,\n"), "t.csv:3: end 4 is before start 5");
+        assert!(rows("5,6,1,1,\n4,6,1,1,\n").starts_with("t.csv:3: start 4 is before 5"));
+        assert!(rows("NaN,6,1,1,\n").starts_with("t.csv:2: start is NaN"));
+        assert!(rows("1,6,nan,1,\n").starts_with("t.csv:2: computation is NaN"));
+        assert!(rows("1,6,1,0,\n").starts_with("t.csv:2: communication is 0"));
+        assert!(rows("1,6,1,x,\n").starts_with("t.csv:2: communication is \"x\""));
+        assert!(rows("1,6,1,1,a\n").starts_with("t.csv:2: requirements is \"a\""));
+        assert!(rows("1,6,1,1\n").starts_with("t.csv:2: fewer fields"));
         assert_eq!(rows(""), "t.csv: no rows");
         assert_eq!(error(""), "t.csv: the file is empty");
-        assert!(error("start,computation\n1,2\n").starts_with("t.csv: no column \"end\""));
+        assert!(error("start,computation\n1,2\n").starts_with("t.csv:1: no column \"end\""));
+        assert!(rows("1,6,1,1,\n\n\n0,6,1,1,\n").starts_with("t.csv:5: start 0"), "empty lines");
+        let sessions = read(&format!("{HEADER}5,6,1,1,\n")).expect("good").sessions;
+        let twice = [sessions[0], Session { start_s: 1.0, ..sessions[0] }];
+        let wrong = Trace::from_sessions("columns", twice.into_iter()).expect_err("unsorted");
+        assert!(wrong.to_string().starts_with("columns: row 2: start 1"), "no file, no lines");
+    }
+
+    #[test]
+    fn each_signature_has_its_check_ins_and_its_time_online() {
+        let text = format!("{HEADER}0,9,1,1,12\n1,1.5,1,1,\n2,12,1,1,21\n3,4,1,1,1\n");
+        let signature = |classes, check_ins, online_s| Signature { classes, check_ins, online_s };
+        assert_eq!(
+            read(&text).expect("a good trace").signatures(),
+            [signature(0, 1, 0.5), signature(0b10, 1, 1.0), signature(0b110, 2, 19.0)]
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,31 +104,102 @@ def test_out_writes_the_same_json_as_a_file(trace: Path, jobs: Path, tmp_path: P
     assert json.loads(out.read_text()) == json.loads(result.stdout)
 
 
+WRONG_TRACES = [
+    ("", "", "the file is empty"),
+    (HEADER, "", "no rows"),
+    (HEADER.replace("end,", ""), ":1", 'no column "end"'),
+    (HEADER + "0,9,1,1,1\n5,4,1,1,1\n", ":3", "end 4 is before start 5"),
+    (HEADER + "5,9,1,1,1\n4,9,1,1,1\n", ":3", "start 4 is before 5"),
+    (HEADER + "0,9,nan,1,1\n", ":2", "computation is NaN"),
+    (HEADER + "nan,9,1,1,1\n", ":2", "start is NaN"),
+    (HEADER + "0,9,1,1,1\n\n\n0,x,1,1,1\n", ":5", "end is"),
+    (HEADER + "0,9,1,1,1\n0,9,1,1\n", ":3", "fewer fields"),
+    (HEADER + "0,9,1,1,1a\n", ":2", "requirements is"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+@pytest.mark.parametrize("content, line, says", WRONG_TRACES)
+def test_a_wrong_trace_is_refused_with_the_line_of_the_file(
+    tmp_path: Path, jobs: Path, content: str, line: str, says: str, suffix: str
+) -> None:
+    """As an editor counts: the header is line 1, and empty lines count. Nothing is written."""
+    path = tmp_path / f"wrong.{suffix}"
+    path.write_bytes(gzip.compress(content.encode()) if suffix == "csv.gz" else content.encode())
+    out = tmp_path / "out.json"
+    told = refused(simulate("--clients", path, "--jobs", jobs, "--out", out))
+    assert told.startswith(f"propius: {path}{line}: {says}")
+    run = CliRunner().invoke
+    assert refused(run(trace_command.app, ["info", str(path)])) == told
+    assert refused(run(reproduce_command.app, ["venn", "--clients", str(path)])) == told
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["jobs.json", path.name]
+
+
 @pytest.mark.parametrize(
-    "content, says",
+    "change, says",
     [
-        ("", "empty"),
-        (HEADER, "no "),
-        (HEADER.replace("end,", ""), "end"),
-        (HEADER + "0,9,1,1,1\n5,4,1,1,1\n", "row 2:"),
-        (HEADER + "5,9,1,1,1\n4,9,1,1,1\n", "row 2:"),
-        (HEADER + "0,9,nan,1,1\n", "row 1:"),
-        (HEADER + "0,9,1,1,1\n0,x,1,1,1\n", "row 2:"),
-        (HEADER + "0,9,1,1,1\n0,9,1,1\n", "row 2:"),
-        (HEADER + "0,9,1,1,1a\n", "row 1:"),
+        ({"rounds": 0}, "Expected `int` >= 1 - at `$.rounds`"),
+        ({"requirement": 10}, "Expected `int` <= 9 - at `$.requirement`"),
+        ({"requirement": 5}, "requirement 5: no client of "),
+        ({"start_s": None}, "Expected `float`, got `null` - at `$.start_s`"),
     ],
 )
-def test_a_wrong_trace_is_refused_with_file_and_row(
-    tmp_path: Path, jobs: Path, content: str, says: str
+def test_a_wrong_job_is_refused_with_its_line_and_number(
+    trace: Path, tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
-    """Rows are counted without the header; nothing runs, nothing is written."""
-    path = tmp_path / "wrong.csv"
-    path.write_text(content)
-    out = tmp_path / "out.json"
-    line = refused(simulate("--clients", path, "--jobs", jobs, "--out", out))
-    assert str(path) in line
-    assert says in line
+    """Zero rounds, a requirement that nobody can meet; nothing is written."""
+    path, out = tmp_path / "jobs.json", tmp_path / "out.json"
+    path.write_text("[\n " + ",\n\n ".join(map(json.dumps, [*JOBS, JOBS[0] | change])) + "\n]\n")
+    told = refused(simulate("--clients", trace, "--jobs", path, "--out", out))
+    assert told.startswith(f"propius: {path}:6: job 3: {says}")
     assert not out.exists()
+
+
+POLICY = """
+class Wrong:
+    plans = 0
+
+    def order(self, snapshot):
+        self.plans += 1
+        rounds = [(r.job, r.round) for r in snapshot.rounds]
+        if self.plans < 4:
+            return rounds
+        {wrong}
+"""
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ("raise ValueError('one\\ntwo')", "raised: ValueError: one"),
+        ("return rounds + rounds[:1]", "returned round "),
+        ("return [(99, 0)]", "returned round 0 of job 99, which is not open"),
+        ("return rounds + [(0, 99)]", "returned round 99 of job 0, which is not open"),
+        ("return [1]", "raised: TypeError: order() must return (job, round) pairs, not 1"),
+        ("return None", "raised: TypeError: 'NoneType' object is not iterable"),
+        ("raise SystemExit(0)", "raised: SystemExit: 0"),
+    ],
+)
+def test_a_policy_that_fails_in_the_middle_is_named_and_leaves_the_old_file(
+    trace: Path,
+    jobs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+    says: str,
+) -> None:
+    """One line, exit 1; though another policy's runs were good, what was there stays."""
+    (tmp_path / "own_wrong.py").write_text(POLICY.format(wrong=wrong))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_wrong", raising=False)
+    out = tmp_path / "out.json"
+    out.write_text("old")
+    told = refused(simulate("--clients", trace, "--jobs", jobs, "--policy", "fifo",
+                            "--policy", "own_wrong:Wrong", "--seeds", 1, "--out", out))  # fmt: skip
+    assert told.startswith(f"propius: policy own_wrong:Wrong {says}")
+    assert "twice" in told or "rounds[:1]" not in wrong
+    assert out.read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +216,8 @@ def test_a_wrong_trace_is_refused_with_file_and_row(
         ({"--option": "fairnes=2"}, "fairnes"),
         ({"--base": "srsf"}, "--base srsf"),
         ({"--clients": "missing.csv"}, "missing.csv"),
+        ({"--out": "/no/such/folder/out.json"}, "no such folder: /no/such/folder"),
+        ({"--out": "/"}, "is a folder"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line_that_names_it(
@@ -158,7 +233,17 @@ def test_a_job_that_no_client_can_serve_is_refused(tmp_path: Path, jobs: Path) -
     path = tmp_path / "weak.csv"
     path.write_text(HEADER + "0,9,1,1,1\n")
     line = refused(simulate("--clients", path, "--jobs", jobs))
-    assert "job 2: requirement 4" in line
+    assert line.endswith(
+        f"{jobs}:1: job 2: requirement 4: no client of {path} meets it; they meet 1"
+    )
+
+
+def test_a_named_workload_that_no_client_can_serve_is_refused(tmp_path: Path) -> None:
+    """Its name stands where a file's would."""
+    path = tmp_path / "weak.csv"
+    path.write_text(HEADER + "0,9,1,1,123\n")
+    assert "even:" in (line := refused(simulate("--clients", path, "--jobs", "even")))
+    assert "requirement 4: no client" in line
 
 
 def test_a_trace_is_made_and_described(tmp_path: Path) -> None:
@@ -171,6 +256,33 @@ def test_a_trace_is_made_and_described(tmp_path: Path) -> None:
     told = run(trace_command.app, ["info", str(path), "--json"])
     assert json.loads(told.stdout)["checkins"] == 500
     assert "500 check-ins" in run(trace_command.app, ["info", str(path)]).stdout
+
+
+def test_each_value_of_requirements_has_its_check_ins_and_time_online(tmp_path: Path) -> None:
+    """For programs and as a table; digits in any order are the same value."""
+    path = tmp_path / "trace.csv"
+    path.write_text(HEADER + "0,600,1,1,12\n0,900,1,1,\n5,305,1,1,21\n9,309,1,1,1\n9,9,1,1,3\n")
+    run = CliRunner().invoke
+    told = json.loads(run(trace_command.app, ["info", str(path), "--json"]).stdout)
+    assert told["signatures"] == [
+        {"requirements": "", "checkins": 1, "online_s": 900.0},
+        {"requirements": "1", "checkins": 1, "online_s": 300.0},
+        {"requirements": "12", "checkins": 2, "online_s": 900.0},
+        {"requirements": "3", "checkins": 1, "online_s": 0.0},
+    ]
+    table = run(trace_command.app, ["info", str(path)]).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
+    assert ["12", "2", "40.0%", "15.0 min", "42.9%", "7.5 min"] in rows
+    assert ["none", "1", "20.0%", "15.0 min", "42.9%", "15.0 min"] in rows
+
+
+def test_sessions_of_no_length_have_no_share_of_the_time(tmp_path: Path) -> None:
+    """Nothing is divided by zero."""
+    path = tmp_path / "trace.csv"
+    path.write_text(HEADER + "0,0,1,1,1\n")
+    result = CliRunner().invoke(trace_command.app, ["info", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "100.0%" in result.stdout
 
 
 @pytest.mark.parametrize(

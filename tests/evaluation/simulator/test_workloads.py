@@ -75,7 +75,7 @@ def test_a_wrong_field_is_named_with_the_file_and_the_number_of_the_job(
     with pytest.raises(JobListError) as caught:
         load_jobs(name)
     text = str(caught.value)
-    assert text.startswith(f"{name}: job 2: ")
+    assert text.startswith(f"{name}:1: job 2: ")
     assert says in text
     assert "\n" not in text
 
@@ -86,9 +86,11 @@ def test_a_wrong_field_is_named_with_the_file_and_the_number_of_the_job(
         ("[]", "0 jobs"),
         ("{}", "not a JSON list"),
         ("[1,", "not a JSON list"),
+        ("[\n1,\n]\n", "jobs.json:3: not a JSON list"),
+        ("[\n\n {}", "not a JSON list"),
         ("", "not a JSON list"),
         ('[{"start_s": NaN}]', "not a JSON list"),
-        ("[[]]", "job 1"),
+        ("[[]]", "jobs.json:1: job 1"),
     ],
 )
 def test_a_file_that_is_no_job_list_is_refused_in_one_line(
@@ -100,6 +102,20 @@ def test_a_file_that_is_no_job_list_is_refused_in_one_line(
         load_jobs(name)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
+
+
+def test_each_job_is_found_on_its_line(tmp_path: Path) -> None:
+    """However the file is laid out; equal jobs, and brackets and commas in strings too."""
+    good = json.dumps(GOOD)
+    laid_out = json.dumps(GOOD, indent=2)
+    text = f"[{good},{good},\n\n{laid_out}\n,\n{good}, {laid_out}]"
+    jobs = load_jobs(write(tmp_path, text))
+    lines = [1, 1, 3, 11, 11]
+    file = tmp_path / "jobs.json"
+    assert list(jobs.places) == [f"{file}:{line}: job {i}" for i, line in enumerate(lines, 1)]
+    odd = json.dumps(GOOD | {"kind": "},\n{"})
+    with pytest.raises(JobListError, match=r"jobs\.json:2: job 2: .*kind"):
+        load_jobs(write(tmp_path, f"[{good},\n{odd}]"))
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
