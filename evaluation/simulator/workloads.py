@@ -90,7 +90,7 @@ class SimulatedJob(
         if self.kind == "sync" and self.deadline_s == 0:
             return "a sync job needs a deadline_s above 0 (kind refill has none)"
         if self.kind != "sync" and self.deadline_s != 0:
-            return f"a {self.kind} job has no deadline_s"
+            return f"{self.kind} jobs have no deadline_s"
         if self.kind == "async" and (self.buffer or 0) > self.participants:
             return f"a buffer of {self.buffer} is never full with {self.participants} participants"
         if self.kind != "async" and (self.buffer, self.staleness) != (None, None):
