@@ -118,7 +118,7 @@ def _fashion_mnist(folder: Path | None) -> ImageData:
 
 
 def _scaled(images: Bytes) -> NDArray[np.float32]:
-    return (images[:, np.newaxis].astype(np.float32)) / 255
+    return images[:, np.newaxis].astype(np.float32) / np.float32(255)
 
 
 def _idx(path: Path) -> Bytes:
@@ -204,7 +204,7 @@ def _png(path: Path) -> NDArray[np.float32]:
             grey = np.asarray(image.convert("L").resize((PNG_SIDE, PNG_SIDE)), dtype=np.float32)
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"femnist: {path}: {error}") from error
-    return grey / 255
+    return grey / np.float32(255)
 
 
 SOURCES: Final[dict[str, Callable[[Path | None], ImageData]]] = {

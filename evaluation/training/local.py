@@ -136,7 +136,7 @@ def load_arrays(model: nn.Module, weights: Mapping[str, NDArray[np.generic]]) ->
             raise ModelError(f"weights of {name}: not finite")
     with torch.no_grad():
         for name, value in weights.items():
-            own[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            own[name].copy_(torch.from_numpy(np.array(value)))
 
 
 def _to_array(value: Tensor) -> NDArray[np.generic]:

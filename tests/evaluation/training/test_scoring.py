@@ -28,7 +28,7 @@ def test_a_perfect_model_has_accuracy_one_and_no_samples_no_score() -> None:
     """By construction: the first pixel is the class."""
     model = build(ModelSpec("softmax", (1, 1, 2), 2))
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[9.0, 0.0], [0.0, 9.0]]))  # type: ignore[index, union-attr]
+        model[1].weight.copy_(torch.tensor([[9.0, 0.0], [0.0, 9.0]]))  # type: ignore[index]
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(2, 1, 1, 2)
     assert score(model, images, torch.tensor([0, 1])).accuracy == 1.0
     with pytest.raises(ValueError, match="no samples"):
