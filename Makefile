@@ -8,7 +8,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
-EXTRAS := daemons,evaluation
+EXTRAS := daemons,evaluation,training
 
 # Passed on to the tool behind the command, as in `make test ARGS="-k lease"`.
 ARGS ?=
@@ -51,7 +51,7 @@ bench: setup ## run the benchmarks (figures and machine: benches/README.md)
 	$(PYTHON) -m pytest benches --benchmark-only $(ARGS)
 	$(CARGO) bench $(CARGO_FLAGS)
 
-dst: setup ## try faults by the thousand in virtual time (SEEDS=A-B)
+dst: setup ## try faults by the thousand in virtual time (SEEDS=A-B ARGS="--resume runs.jsonl")
 	$(PYTHON) scripts/dst.py --seeds $(SEEDS) $(ARGS)
 
 clean: ## remove all that the commands have made

@@ -28,11 +28,11 @@ def _release_build() -> None:
 def a_matcher(open_rounds: int, waiting_max: int = 1_000_000) -> Matcher:
     """A matcher whose plan has this many rounds, in up to 100 groups, with room for all."""
     matcher = Matcher(dimensions=DIMENSIONS, waiting_max=waiting_max)
-    groups = [
+    groups: list[engine.PlanGroup] = [
         (
             group,
             [float(group % 10), float(group // 10), 0.0, 0.0],
-            [(job, 0, job, 2**32 - 1) for job in range(group, open_rounds, 100)],
+            [(job, 0, job, 2**32 - 1, None, 0) for job in range(group, open_rounds, 100)],
         )
         for group in range(min(open_rounds, 100))
     ]
@@ -83,7 +83,7 @@ def test_match_a_thousand_of_a_hundred_thousand(benchmark: Any) -> None:
         matcher = a_matcher(0)
         for device in range(100_000):
             matcher.check_in(0, f"{device:032x}", [1.0] * DIMENSIONS, 1.0, S)
-        groups = [(0, [0.0] * DIMENSIONS, [(1, 0, 0, 1000)])]
+        groups: list[engine.PlanGroup] = [(0, [0.0] * DIMENSIONS, [(1, 0, 0, 1000, None, 0)])]
         matcher.apply_plan(
             0, version=2, seq=0, ranked=True, groups=groups, preferences=[], fallback=[]
         )

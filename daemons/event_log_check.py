@@ -6,7 +6,8 @@ returns a :class:`Report`. What is checked:
 * every offer, claim and lease: the device's checked-in spec meets the job's requirement;
 * every lease granted or ended: ``0 ≤ allocated ≤ demand``, and ``allocated`` is what the events
   before it add up to;
-* a device holds one lease at a time; lease ids are unique and grow.
+* a device holds one lease at a time; lease ids are unique and grow;
+* the scheduler counts supply only of client managers that are there, and none comes or goes twice.
 
 A job manager that was killed may have granted what it had no time to log. So when it was started
 again, sums begin anew and leases from before count as uncertain, while ids must still grow.
@@ -30,16 +31,20 @@ from propius.messages import (
     LeaseEnded,
     LeaseGranted,
     LogOpened,
+    ManagerJoined,
+    ManagerLeft,
     Message,
     Offered,
     Outcome,
     RoundChanged,
     RoundOpened,
     RoundRef,
+    SupplyReceived,
 )
-from propius.shell.event_log import Reading, read_events, segments
+from propius.shell.event_log import Reading, daemon_logs, read_events
 
 JOB_MANAGER: Final = "job_manager"
+SCHEDULER: Final = "scheduler"
 VIOLATIONS_KEPT_MAX: Final = 1_000
 _KEEPS_SLOT: Final = frozenset({Outcome.COMPLETED})
 
@@ -60,15 +65,6 @@ class Report:
             self.violations.append(text)
 
 
-def daemon_logs(directory: Path) -> dict[str, Path]:
-    """The logs below a directory (or the one that it is itself), by daemon."""
-    if segments(directory):
-        return {directory.name: directory}
-    return {
-        path.name: path for path in sorted(directory.iterdir()) if path.is_dir() and segments(path)
-    }
-
-
 def check(directory: Path) -> Report:
     """Check all logs below a directory; raises EventLogError on a damaged one."""
     report = Report()
@@ -82,6 +78,8 @@ def check(directory: Path) -> Report:
         leases = LeaseCheck(requirements, specs, report)
         for now_ns, event in _events(logs[JOB_MANAGER], report):
             leases.take(now_ns, event)
+    if SCHEDULER in logs:
+        _check_scheduler(_events(logs[SCHEDULER], report), report)
     report.counts["daemons"] = len(logs)
     report.counts["devices"] = len(specs.by_device)
     return report
@@ -131,6 +129,35 @@ def _meets(spec: Sequence[float], requirement: Sequence[float]) -> bool:
     return len(spec) == len(requirement) and all(
         has >= needs for has, needs in zip(spec, requirement, strict=True)
     )
+
+
+def _check_scheduler(events: Iterator[tuple[int, Message]], report: Report) -> None:
+    """Client managers come, send supply and go, in this order."""
+    present: dict[int, int] = {}  # id → incarnation
+    writer = -1
+
+    for now_ns, event in events:
+        match event:
+            case LogOpened():
+                report.counts["starts of daemons"] += event.incarnation != writer
+                if event.incarnation != writer:
+                    present.clear()
+                writer = event.incarnation
+            case ManagerJoined():
+                report.counts["client managers joined"] += 1
+                if event.manager in present:
+                    report.violation(f"scheduler at {now_ns}: manager {event.manager} joined twice")
+                present[event.manager] = event.incarnation
+            case ManagerLeft():
+                report.counts["client managers left"] += 1
+                if present.pop(event.manager, -1) != event.incarnation:
+                    report.violation(
+                        f"scheduler at {now_ns}: manager {event.manager} left, but was not there"
+                    )
+            case SupplyReceived() if event.manager not in present:
+                report.violation(
+                    f"scheduler at {now_ns}: supply of manager {event.manager}, which is not there"
+                )
 
 
 def _check_manager(

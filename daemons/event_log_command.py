@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from daemons.event_log_check import Report, check, daemon_logs
+from daemons.event_log_check import Report, check
 from propius.messages import Message
-from propius.shell.event_log import EventLogError, read_events
+from propius.shell.event_log import EventLogError, daemon_logs, read_events
 
 app = typer.Typer(no_args_is_help=True, help="Check or print an event log (event_log.directory).")
 

@@ -1,28 +1,48 @@
 """The compiled engine. Import it through `propius.engine`, where the words are explained."""
 
-from typing import Final, final
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Final, final
+
+from typing_extensions import Buffer
 
 __all__ = [
     "POLICIES",
+    "POLICY_OPTIONS",
+    "REFERENCE_POLICIES",
+    "REFERENCE_RULES",
     "DeviceClaiming",
     "EngineError",
     "InvariantBroken",
+    "JobsError",
     "Matcher",
     "MatcherFull",
     "Plan",
     "Planner",
+    "PolicyError",
+    "SimulationStopped",
+    "Trace",
+    "TraceError",
     "__version__",
     "build_profile",
+    "simulate",
 ]
 
 build_profile: Final[str]
 __version__: Final[str]
 POLICIES: Final[list[str]]
+REFERENCE_POLICIES: Final[list[str]]
+REFERENCE_RULES: Final[list[tuple[str, str]]]
+POLICY_OPTIONS: Final[list[str]]
 
 class EngineError(ValueError): ...
 class MatcherFull(EngineError): ...
 class DeviceClaiming(EngineError): ...
+class PolicyError(EngineError): ...
 class InvariantBroken(EngineError): ...
+class TraceError(EngineError): ...
+class JobsError(EngineError): ...
+class SimulationStopped(EngineError): ...
 
 @final
 class Matcher:
@@ -45,9 +65,17 @@ class Matcher:
         version: int,
         seq: int,
         ranked: bool,
-        groups: list[tuple[int, list[float], list[tuple[int, int, int, int]]]],
+        groups: list[
+            tuple[
+                int,
+                list[float],
+                list[tuple[int, int, int, int, tuple[float, float | None] | None, int]],
+            ]
+        ],
         preferences: list[tuple[list[int], list[int]]],
         fallback: list[int],
+        shuffle: int | None = None,
+        partitions: int = 0,
     ) -> bool: ...
     def expect_new_versions(self) -> None: ...
     def check_in(
@@ -62,7 +90,12 @@ class Matcher:
     def expire(self, now_ns: int) -> tuple[list[str], list[str]]: ...
     def due_ns(self) -> int | None: ...
     def take_supply(self, now_ns: int) -> list[tuple[int, int, list[float], list[float]]]: ...
-    def would_offer(self, spec: list[float]) -> list[tuple[int, int]]: ...
+    def would_offer(
+        self,
+        spec: list[float],
+        option: float = 0.0,
+        device: str = "00000000000000000000000000000000",
+    ) -> list[tuple[int, int]]: ...
     def counts(self) -> dict[str, int]: ...
     def check(self) -> None: ...
 
@@ -77,6 +110,7 @@ class Planner:
         supply_window_ns: int = 600_000_000_000,
         supply_samples_max: int = 65_536,
         first_version: int = 0,
+        options: dict[str, float] | None = None,
     ) -> Planner: ...
     def reset(self) -> None: ...
     def put_job(
@@ -87,6 +121,15 @@ class Planner:
         registered_ns: int,
         demand_estimate: int,
         rounds_estimate: int,
+    ) -> None: ...
+    def set_history(
+        self,
+        job: int,
+        rounds_succeeded: int,
+        devices_served: int,
+        last_scheduling_ns: int,
+        last_response_ns: int,
+        rounds_ns: int,
     ) -> None: ...
     def remove_job(self, job: int) -> None: ...
     def open_round(
@@ -114,12 +157,61 @@ class Plan:
     @property
     def ranked(self) -> bool: ...
     @property
-    def groups(self) -> list[tuple[int, list[float], list[tuple[int, int, int, int]]]]: ...
+    def groups(
+        self,
+    ) -> list[
+        tuple[
+            int,
+            list[float],
+            list[tuple[int, int, int, int, tuple[float, float | None] | None, int]],
+        ]
+    ]: ...
     @property
     def preferences(self) -> list[tuple[list[int], list[int]]]: ...
     @property
     def fallback(self) -> list[int]: ...
     @property
+    def shuffle(self) -> int | None: ...
+    @property
+    def partitions(self) -> int: ...
+    @property
     def managers(self) -> list[int]: ...
     def quotas(self, manager: int) -> list[int]: ...
     def explain(self) -> str: ...
+
+@final
+class Trace:
+    @staticmethod
+    def load_csv(path: str | PathLike[str]) -> Trace: ...
+    @staticmethod
+    def from_columns(
+        start_s: Buffer,
+        end_s: Buffer,
+        computation: Buffer,
+        communication: Buffer,
+        classes: Buffer,
+    ) -> Trace: ...
+    def save_csv(self, path: str | PathLike[str]) -> None: ...
+    @property
+    def period_s(self) -> float: ...
+    @property
+    def classes(self) -> list[int]: ...
+    def __len__(self) -> int: ...
+
+def simulate(
+    trace: Trace,
+    jobs: Sequence[dict[str, Any]],
+    *,
+    policy: str,
+    policy_options: Mapping[str, float] | None = None,
+    seed: int = 0,
+    semantics: str = "propius",
+    repeat: int | None = None,
+    rules: Sequence[str] = (),
+    period_s: float | None = None,
+    managers: int = 1,
+    replan_s: float = 300.0,
+    plan_gap_s: float = 0.02,
+    tasks_max: int | None = 1,
+    progress: Callable[[int], bool | None] | None = None,
+) -> dict[str, Any]: ...

@@ -26,6 +26,8 @@ from propius.messages import DecodeError, ErrorCode, decode_header, decode_paylo
 from propius.session import Heard, Key, Talk
 
 T = TypeVar("T")
+STEPS_MAX: Final = 1_000
+"""What a talk may do without waiting; more is a bug in it, which must not stop the others."""
 _SLACK: Final = 64  # stale timers that are tolerated beside two for each call
 
 
@@ -118,9 +120,13 @@ class Calls:
 
     def tick(self, now_ns: int) -> None:
         """Wake the calls whose time has come."""
+        due: list[Call[Any]] = []
         while (due_ns := self.due_ns()) is not None and due_ns <= now_ns:
-            _, _, call = heapq.heappop(self._timers)
-            self._go_on(call, now_ns, Heard(now_ns))
+            due.append(heapq.heappop(self._timers)[2])
+        # Each once, or one that is always due would keep the others, and the socket, waiting.
+        for call in dict.fromkeys(due):
+            if not call.done and call.until_ns <= now_ns:
+                self._go_on(call, now_ns, Heard(now_ns))
 
     def cancel(self, call: Call[Any]) -> None:
         """Forget a call; does nothing if it is over."""
@@ -145,14 +151,20 @@ class Calls:
         """Let the talk run to its next step that has to wait."""
         try:
             step = call.talk.send(cast("Any", heard))  # a fresh generator is sent None
-            while step.until_ns <= now_ns and step.frames is None:
+            for _ in range(STEPS_MAX):
+                if step.until_ns > now_ns or step.frames is not None:
+                    break
                 step = call.talk.send(Heard(now_ns))
+            else:
+                name = getattr(call.talk, "__name__", "?")
+                raise RuntimeError(f"{name}: a talk that never waits")
         except StopIteration as stop:
             self._end(call)
             call.finish(stop.value, None)
             return
         except Exception as error:  # noqa: BLE001 - raised again by Call.result, for the caller
             self._end(call)
+            call.talk.close()
             call.finish(None, error)
             return
         if call.key != step.key:

@@ -96,7 +96,7 @@ class ClientSession(Session):
                 )
             except CheckInAgainError as error:
                 tries += 1
-                now_ns = yield from self.pause(max(error.retry_after_s, self.backoff_s(tries)))
+                now_ns = yield from self.pause(error.retry_after_s + self.backoff_s(tries))
                 if now_ns >= deadline_ns:
                     raise
             else:
@@ -139,7 +139,7 @@ class ClientSession(Session):
                 return answer
             pause_s = offer.retry_after_s
             if isinstance(answer, RefusedError):
-                pause_s = max(answer.retry_after_s, self.backoff_s(vain))
+                pause_s = answer.retry_after_s + self.backoff_s(vain)
                 vain += 1
             now_ns = (yield NOW).now_ns
             pause_s = max(pause_s, _PAUSE_MIN_S)

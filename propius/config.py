@@ -117,6 +117,7 @@ class SchedulerConfig(_Section):
     port: Port
     admin_port: Port
     policy: Annotated[str, Field(min_length=1, max_length=128)]
+    policy_options: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     supply_window_s: Positive
     plan_interval_ms: Annotated[int, Field(ge=1, le=60_000)]
@@ -131,6 +132,7 @@ class LoadBalancerConfig(_Section):
     inside_port: Port
     admin_port: Port
     pending_max: Limit
+    pending_per_connection_max: Limit
 
 
 class ClientManagerConfig(_Section):
@@ -351,7 +353,27 @@ def _check(config: Config, places: Mapping[str, str]) -> None:
         raise ConfigError(f"{_place(key, places)}{key}: {what}")
 
 
+def _policy_complaints(scheduler: SchedulerConfig) -> Iterator[tuple[str, str]]:
+    """Asks the engine; a policy of the operator's own is not imported here, only its options."""
+    # The core is not loaded by who only reads addresses of the packaged configuration.
+    from propius import engine
+
+    policy = scheduler.policy
+    if ":" not in policy and policy not in engine.POLICIES:
+        known = ", ".join(engine.POLICIES)
+        yield "scheduler.policy", f"unknown policy {policy!r}, known are {known}"
+    for name, value in scheduler.policy_options.items():
+        try:
+            engine.Planner(policy="fifo", dimensions=1, options={name: value})
+        except engine.EngineError as error:
+            key = f"scheduler.policy_options.{name}"
+            yield (key if name in engine.POLICY_OPTIONS else "scheduler.policy_options"), str(error)
+        if name in SchedulerConfig.model_fields:
+            yield f"scheduler.policy_options.{name}", f"is set by scheduler.{name}"
+
+
 def _complaints(config: Config) -> Iterator[tuple[str, str]]:
+    yield from _policy_complaints(config.scheduler)
     for section in ("job_manager", "scheduler", "load_balancer", "admin"):
         host = getattr(config, section).host
         yield from _host_complaints(f"{section}.host", host, config.security)

@@ -1,6 +1,6 @@
 """The engine: which device serves which job. The only module that imports the compiled core.
 
-Here are the three classes of the core, its errors and the shapes of what crosses the border.
+Here are the classes of the core, its errors and the shapes of what crosses the border.
 
 * `Matcher` belongs to a client manager. A device checks in and is offered rounds at once, or waits
   (`check_in`, `match_waiting`); it accepts, and the claim is granted or refused (`accept`,
@@ -9,6 +9,11 @@ Here are the three classes of the core, its errors and the shapes of what crosse
 * `Planner` belongs to the scheduler. It is told of jobs, rounds, managers and supply, and makes
   plans (`plan`) by one of `POLICIES`.
 * `Plan` is the same for every manager but for the quotas: `groups_for(plan, manager)`.
+* `simulate(trace, jobs, policy=…)` runs a matcher and a planner on a `Trace` of clients in virtual
+  time, or the published reference simulator's rules (`semantics="venn-reference"`, with
+  `REFERENCE_POLICIES` and single rules switched to ours by `rules`, names of `REFERENCE_RULES`).
+  It holds no lock of the interpreter while it runs. `progress(rounds_done)` is called now and then;
+  on False the run ends with `SimulationStopped`.
 
 All of them are deterministic: times (nanoseconds of the system-wide monotonic clock) and seeds are
 arguments, and there is no I/O. Devices are 32 lower-case hexadecimal digits. A call that raises has
@@ -18,6 +23,10 @@ changed nothing, but `MatcherFull` comes after the check-in was counted as suppl
     EngineError(ValueError)     wrong length, NaN, negative, unknown job or policy …: one line
     ├── MatcherFull             waiting_max clients wait already
     ├── DeviceClaiming          the device's last claim is not decided yet
+    ├── TraceError              a trace is wrong: file and row
+    ├── JobsError               a job list is wrong: the number of the job
+    ├── SimulationStopped       the caller's `progress` said False
+    ├── PolicyError             the policy failed; live, the last plan stays
     └── InvariantBroken         a bug, found by Matcher.check()
 
 Not here: slots and leases (the job manager), and messages. Read next: `rust_core/src/lib.rs`.
@@ -43,15 +52,24 @@ from typing import TypeAlias
 try:
     from propius._core import (
         POLICIES,
+        POLICY_OPTIONS,
+        REFERENCE_POLICIES,
+        REFERENCE_RULES,
         DeviceClaiming,
         EngineError,
         InvariantBroken,
+        JobsError,
         Matcher,
         MatcherFull,
         Plan,
         Planner,
+        PolicyError,
+        SimulationStopped,
+        Trace,
+        TraceError,
         __version__,
         build_profile,
+        simulate,
     )
 except ModuleNotFoundError as missing:
     raise ImportError(
@@ -60,28 +78,42 @@ except ModuleNotFoundError as missing:
 
 __all__ = [
     "POLICIES",
+    "POLICY_OPTIONS",
+    "REFERENCE_POLICIES",
+    "REFERENCE_RULES",
     "DeviceClaiming",
     "EngineError",
     "InvariantBroken",
+    "JobsError",
     "Matcher",
     "MatcherFull",
     "Plan",
     "PlanGroup",
     "PlanRound",
     "Planner",
+    "PolicyError",
+    "SimulationStopped",
     "SupplyBucket",
     "Task",
+    "Tier",
+    "Trace",
+    "TraceError",
     "__version__",
     "apply_plan",
     "build_profile",
     "groups_for",
+    "simulate",
 ]
 
 Task: TypeAlias = tuple[int, int]
 """(job, round): what an offer lists."""
 
-PlanRound: TypeAlias = tuple[int, int, int, int]
-"""(job, round, rank, quota) where a matcher applies it; a `Plan` has `remaining` last."""
+Tier: TypeAlias = tuple[float, float | None]
+"""(min, max): the devices with ``min <= option < max``; None = no bound."""
+
+PlanRound: TypeAlias = tuple[int, int, int, int, Tier | None, int]
+"""(job, round, rank, quota, tier, part) where a matcher applies it; a `Plan` has `remaining` in the
+place of the quota."""
 
 PlanGroup: TypeAlias = tuple[int, list[float], list[PlanRound]]
 """(requirement id, its vector, its rounds in the order in which they are served)."""
@@ -100,7 +132,10 @@ def groups_for(plan: Plan, manager: int) -> list[PlanGroup]:
         (
             requirement_id,
             vector,
-            [(job, number, rank, next(quotas)) for job, number, rank, _ in rounds],
+            [
+                (job, number, rank, next(quotas), tier, part)
+                for job, number, rank, _, tier, part in rounds
+            ],
         )
         for requirement_id, vector, rounds in plan.groups
     ]
@@ -120,4 +155,6 @@ def apply_plan(matcher: Matcher, now_ns: int, plan: Plan, *, manager: int, seq: 
         groups=groups_for(plan, manager),
         preferences=plan.preferences,
         fallback=plan.fallback,
+        shuffle=plan.shuffle,
+        partitions=plan.partitions,
     )

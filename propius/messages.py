@@ -40,18 +40,22 @@ DEMAND_MAX: Final = 1_000_000  # devices a round
 ROUNDS_MAX: Final = 10_000_000
 WAIT_S_MAX: Final = 600.0  # how long a server may be asked to hold a reply
 DURATION_S_MAX: Final = 30 * 86_400.0
+AGE_S_MAX: Final = 1e12
 VALUE_MAX: Final = 1e15  # of a spec or requirement: large enough for bytes, small enough to square
 
-# --- field types ------------------------------------------------------------------------------
+# --- field types: a float has both bounds, which also refuse NaN and the infinities -----------
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 JobId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 RoundNo = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+RoundOrNone = Annotated[int, Meta(ge=-1, le=(1 << 32) - 1)]
 RequirementId = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 LeaseId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 ManagerId = Annotated[int, Meta(ge=0, le=65_535)]
 Demand = Annotated[int, Meta(ge=1, le=DEMAND_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=DURATION_S_MAX)]
 WaitSeconds = Annotated[float, Meta(ge=0.0, le=WAIT_S_MAX)]
+Age = Annotated[float, Meta(ge=-1.0, le=AGE_S_MAX)]  # seconds; -1: has not come yet
+WallClock = Annotated[float, Meta(ge=0.0, le=AGE_S_MAX)]  # seconds since 1970, for people only
 Value = Annotated[float, Meta(ge=0.0, le=VALUE_MAX)]
 Vector = Annotated[list[Value], Meta(max_length=DIMENSIONS_MAX)]
 # Private values may be negative; they are only ever compared on the device.
@@ -71,6 +75,8 @@ TokenBytes = Annotated[bytes, Meta(max_length=256)]
 SchemaId = Annotated[str, Meta(max_length=32)]
 RoundRef = tuple[JobId, RoundNo]
 """A round as (job, round)."""
+Tier = tuple[Value, Value | None]
+"""The devices with ``min <= option < max``; None = no bound."""
 
 
 class ErrorCode(enum.StrEnum):
@@ -317,8 +323,8 @@ class RoundStatus(Message, frozen=True, kw_only=True):
     failed: Count  # reported failed or dropped
     expired: Count
     reports_min: Count
-    filled_after_s: float  # scheduling delay; -1 until filled for the first time
-    ended_after_s: float  # -1 until ended
+    filled_after_s: Age  # scheduling delay; -1 until filled for the first time
+    ended_after_s: Age  # -1 until ended
     lost: Annotated[list[LeaseId], Meta(max_length=DEMAND_MAX)]  # failed or expired, newest 1,000
 
 
@@ -335,19 +341,19 @@ class JobStatus(Message, frozen=True, kw_only=True):
     demand: Count
     rounds: Count  # registered estimate; 0 = unknown
     rounds_done: Count
-    round: int  # of the current or last round; -1 before the first
+    round: RoundOrNone  # of the current or last round; -1 before the first
     round_state: Annotated[str, Meta(max_length=128)]
     allocated: Count  # of the current round
     round_demand: Count
     devices_completed: Count
     devices_failed: Count
     devices_expired: Count
-    registered_at_s: float  # wall clock, for people only
-    age_s: float
-    waiting_s: float  # of the open round; 0 when none is open
-    mean_scheduling_delay_s: float  # over the rounds that filled; -1 if none
-    mean_response_s: float  # first fill -> enough reports; -1 if none
-    jct_s: float  # -1 while the job lives
+    registered_at_s: WallClock
+    age_s: Age
+    waiting_s: Age  # of the open round; 0 when none is open
+    mean_scheduling_delay_s: Age  # over the rounds that filled; -1 if none
+    mean_response_s: Age  # first fill -> enough reports; -1 if none
+    jct_s: Age  # -1 while the job lives
 
 
 class JobList(Message, frozen=True, kw_only=True):
@@ -557,6 +563,19 @@ class ClaimResults(Message, frozen=True, kw_only=True):
     reports: list[ReportResult]
 
 
+class JobHistory(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a job's earlier rounds came to, for policies that learn from them.
+
+    The delay and the response time are those of the last round that got enough reports.
+    """
+
+    rounds_succeeded: RoundNo = 0
+    devices_served: Count = 0
+    last_scheduling_ns: Count = 0
+    last_response_ns: Count = 0
+    rounds_ns: Count = 0  # sum of the times of the successful rounds
+
+
 class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A live job as the scheduler needs it; ``round`` is -1 when no round is open."""
 
@@ -567,10 +586,11 @@ class JobState(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     registered_ns: Count
     demand_estimate: Count
     rounds_estimate: Count
-    round: int
+    round: RoundOrNone
     demand: Count
     allocated: Count
     opened_ns: Count
+    history: JobHistory = JobHistory()
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
@@ -606,8 +626,8 @@ class SupplyBucket(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
     bucket_start_ns: Count
     distinct_devices: Count
-    specs: list[float]  # flattened, dimensions × sample size
-    options: list[float]
+    specs: list[Value]  # flattened, dimensions × sample size
+    options: list[Value]
 
 
 class Supply(Message, frozen=True, kw_only=True):
@@ -626,6 +646,8 @@ class PlannedRound(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     rank: Count
     quota: Count
     private_constraint: PrivateConstraint
+    tier: Tier | None = None
+    part: Count = 0
 
 
 class PlannedGroup(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -640,7 +662,9 @@ class Plan(Message, frozen=True, kw_only=True):
     """Scheduler → client manager: what to offer, as of job event ``seq``.
 
     ``ranked``: offers follow the rounds' global rank; otherwise each signature's preference of
-    groups. A signature that is not listed follows ``fallback``.
+    groups. A signature that is not listed follows ``fallback``. With ``shuffle`` every client goes
+    through its rounds in an order of its own. With ``partitions`` a device is offered the rounds of
+    its own part only.
     """
 
     kind: ClassVar[str] = "plan"
@@ -650,6 +674,8 @@ class Plan(Message, frozen=True, kw_only=True):
     groups: list[PlannedGroup]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
 
 
 # === the event log (design: one append-only log of every input of every decision) ==============
@@ -663,8 +689,35 @@ class LogOpened(Message, frozen=True, kw_only=True):
     incarnation: Count
     package_version: Name
     schema: SchemaId
-    attributes: list[tuple[Name, float]]
-    wall_s: float  # wall clock at the event's own time
+    attributes: list[tuple[Name, Value]]
+    wall_s: WallClock  # wall clock at the event's own time
+
+
+class MatcherStarted(Message, frozen=True, kw_only=True):
+    """First of a client manager's own events: all that its matcher was made from."""
+
+    kind: ClassVar[str] = "matcher_started"
+    manager: ManagerId
+    dimensions: Count
+    tasks_per_offer_max: Count
+    offer_timeout_ns: Count
+    waiting_max: Count
+    declined_max: Count
+    supply_bucket_ns: Count
+    supply_sample_max: Count
+    seed: Count
+
+
+class PlannerStarted(Message, frozen=True, kw_only=True):
+    """First of the scheduler's own events: all that its planner was made from."""
+
+    kind: ClassVar[str] = "planner_started"
+    policy: Name
+    options: dict[Name, Annotated[float, Meta(ge=-VALUE_MAX, le=VALUE_MAX)]]
+    dimensions: Count
+    seed: Count
+    supply_window_ns: Count
+    supply_samples_max: Count
 
 
 class JobRegistered(Message, frozen=True, kw_only=True):
@@ -744,6 +797,15 @@ class Claimed(Message, frozen=True, kw_only=True):
     round: RoundNo
 
 
+class LookedUp(Message, frozen=True, kw_only=True):
+    """A device accepted what it is not offered (any more): was it granted that earlier?"""
+
+    kind: ClassVar[str] = "looked_up"
+    device_id: DeviceId
+    job: JobId
+    round: RoundNo
+
+
 class ClaimAnswered(Message, frozen=True, kw_only=True):
     kind: ClassVar[str] = "claim_answered"
     device_id: DeviceId
@@ -767,6 +829,25 @@ class ClientForgotten(Message, frozen=True, kw_only=True):
     reason: Name
 
 
+class TimeLooked(Message, frozen=True, kw_only=True):
+    """A client manager let go of those whose time was over: the clients forgotten that follow."""
+
+    kind: ClassVar[str] = "time_looked"
+
+
+class WaitingMatched(Message, frozen=True, kw_only=True):
+    """A client manager matched those who wait: the offers that follow. It ends a batch."""
+
+    kind: ClassVar[str] = "waiting_matched"
+
+
+class SchedulerMet(Message, frozen=True, kw_only=True):
+    """A client manager met another scheduler, which numbers its plans from anew."""
+
+    kind: ClassVar[str] = "scheduler_met"
+    incarnation: Count
+
+
 class PlanApplied(Message, frozen=True, kw_only=True):
     """A client manager's matcher works by this plan from here on."""
 
@@ -780,9 +861,25 @@ class PlanMade(Message, frozen=True, kw_only=True):
     seq: Count
     policy: Name
     ranked: bool
-    groups: list[tuple[RequirementId, list[tuple[JobId, RoundNo, Count, Count]]]]
+    groups: list[
+        tuple[
+            RequirementId,
+            list[tuple[JobId, RoundNo, Count, Count, Tier | None, Count]],
+        ]
+    ]
     preferences: list[tuple[list[RequirementId], list[RequirementId]]]
     fallback: list[RequirementId]
+    shuffle: Count | None = None
+    partitions: Count = 0
+    # By manager, in the order of the groups' rounds.
+    quotas: list[tuple[ManagerId, list[Count]]] = []
+
+
+class PlanFailed(Message, frozen=True, kw_only=True):
+    """The scheduler asked its policy for a plan and got none; the last one stays."""
+
+    kind: ClassVar[str] = "plan_failed"
+    why: Text
 
 
 class SupplyReceived(Message, frozen=True, kw_only=True):
@@ -790,6 +887,22 @@ class SupplyReceived(Message, frozen=True, kw_only=True):
     manager: ManagerId
     seq: Count
     buckets: list[SupplyBucket]
+
+
+class ManagerJoined(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager from here on."""
+
+    kind: ClassVar[str] = "manager_joined"
+    manager: ManagerId
+    incarnation: Count
+
+
+class ManagerLeft(Message, frozen=True, kw_only=True):
+    """The scheduler plans for this client manager no longer: it is silent, or was replaced."""
+
+    kind: ClassVar[str] = "manager_left"
+    manager: ManagerId
+    incarnation: Count
 
 
 class JobsReceived(Message, frozen=True, kw_only=True):
@@ -811,9 +924,11 @@ JOB_REQUESTS: Final = (GetSchema, Register, Attach, StartRequest, EndRequest, Co
 CLIENT_REQUESTS: Final = (GetSchema, CheckIn, Accept, Decline, Report)
 INSIDE: Final = (Hello, Welcome, Reject, Beat, Forward, Deliver, Undeliverable, Claims,
                  ClaimResults, Snapshot, JobEvents, NeedSnapshot, Supply, Plan)  # fmt: skip
-EVENTS: Final = (LogOpened, JobRegistered, RoundOpened, LeaseGranted, LeaseEnded, RoundChanged,
-                 JobChanged, CheckedIn, Offered, Claimed, ClaimAnswered, Declined, ClientForgotten,
-                 PlanApplied, PlanMade, SupplyReceived, JobsReceived)  # fmt: skip
+EVENTS: Final = (LogOpened, MatcherStarted, PlannerStarted, JobRegistered, RoundOpened,
+                 LeaseGranted, LeaseEnded, RoundChanged, JobChanged, CheckedIn, Offered, Claimed,
+                 LookedUp, ClaimAnswered, Declined, ClientForgotten, TimeLooked, WaitingMatched,
+                 SchedulerMet, PlanApplied, PlanMade, PlanFailed, SupplyReceived, ManagerJoined,
+                 ManagerLeft, JobsReceived)  # fmt: skip
 
 MESSAGES: Final[dict[str, type[Message]]] = {
     cls.kind: cls for cls in (*REPLIES, *JOB_REQUESTS, *CLIENT_REQUESTS, *INSIDE, *EVENTS)

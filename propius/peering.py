@@ -38,6 +38,7 @@ BEAT_NS: Final = SECOND_NS // 3  # a frozen peer must be noticed within 3 s
 SILENCE_NS: Final = 5 * BEAT_NS
 HELLO_AGAIN_NS: Final = SECOND_NS // 2
 TAKEN_AGAIN_NS: Final = SECOND_NS // 10  # as a rule the other one is dead already
+PEERS_MAX: Final = 1_024  # of one listener
 TAKEN_NS: Final = 3 * SECOND_NS  # a dead peer does not keep its name for so long
 
 
@@ -209,10 +210,11 @@ class Listener:
 
     def due_ns(self) -> int | None:
         """When ``tick`` has something to do."""
-        return min(
-            (min(p.spoke_ns + BEAT_NS, p.heard_ns + SILENCE_NS) for p in self.peers.values()),
-            default=None,
-        )
+        peers = self.peers.values()
+        if not peers:
+            return None
+        spoke_ns, heard_ns = min([p.spoke_ns for p in peers]), min([p.heard_ns for p in peers])
+        return min(spoke_ns + BEAT_NS, heard_ns + SILENCE_NS)
 
     def tick(self, now_ns: int, beat: Beat) -> list[Peer]:
         """Beat where nothing was said lately; the peers that fell silent, already forgotten."""
@@ -249,6 +251,8 @@ class Listener:
                 f"{header.sender} is taken by another process (incarnation {known.incarnation}),"
                 f" which lives; {self.core.name} does not serve two of one name"
             )
+        elif not why and known is None and len(self.peers) >= PEERS_MAX:
+            why = f"{self.core.name} serves {PEERS_MAX} peers already, and not {header.sender}"
         if why:
             self.core.count("refused_hellos")
             self.core.reply(self.link, address, header, Reject(text=why, taken=taken))

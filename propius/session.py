@@ -13,7 +13,8 @@ How one request is asked (:meth:`Session.ask`):
    the same bytes under the same number, so that the effect is that of once.
 3. ``busy`` and ``not_ready`` are obeyed: it is asked again after ``retry_after_s``. No server
    remembers those two as the answer, so the number stays the same here, too.
-4. Any other error becomes one exception of :mod:`propius.errors`.
+4. An answer that cannot be read is asked for again, under the same number, a few times.
+5. Any other error becomes one exception of :mod:`propius.errors`.
 
 If no answer came in time, the effect is unknown. The lane keeps that request: when the very next
 one is the same verb with the same values, it goes out under the same number, and happens once.
@@ -41,6 +42,8 @@ REPLY_S: Final = 2.0
 BACKOFF_S: Final = 0.5
 """Pauses between tries are drawn from [0, BACKOFF_S · 2^tries], and at most BACKOFF_MAX_S."""
 BACKOFF_MAX_S: Final = 10.0
+UNREADABLE_MAX: Final = 3
+"""Answers to one request that cannot be read; the last one is the caller's error."""
 SCHEMA_TRIES: Final = 3
 """An operator that changes the attribute schema faster than this is not served."""
 SCHEMA_KEYS_SHOWN: Final = 20
@@ -233,6 +236,7 @@ class _Request:
         self.hold_s = hold_s
         self.patient = patient
         self.tries = 0
+        self.unreadable = 0  # answers
         self.refusal: Error | None = None  # the last one that was waited out
         self.deadline_ns = 0
         self.last_ns = 0  # how far the deadline may be moved
@@ -247,8 +251,8 @@ class _Request:
             heard = yield Step(self.key, self.frames if send else None, until_ns)
             now_ns, send = heard.now_ns, False
             if isinstance(heard.message, errors.ProtocolError):
-                raise heard.message
-            if isinstance(heard.message, Error):
+                again_ns, told_to_wait = self._ask_anew_or_raise(now_ns, heard.message), True
+            elif isinstance(heard.message, Error):
                 again_ns, told_to_wait = self._wait_or_raise(now_ns, heard.message), True
             elif heard.message is not None:
                 return heard.message
@@ -281,6 +285,20 @@ class _Request:
         self.refusal = error
         again_ns = now_ns + to_ns(wait_s + self.session.backoff_s(self.tries))
         return min(again_ns, self.deadline_ns - 1)
+
+    def _ask_anew_or_raise(self, now_ns: int, error: errors.ProtocolError) -> int:
+        """When to ask again after an answer that cannot be read.
+
+        What it answered was done and is remembered; so the same number gets the same answer, and
+        the caller does not lose, say, a slot that it was given. It is raised if asking again does
+        not help: a server that always answers so, or speaks another version.
+        """
+        self.unreadable += 1
+        versions_differ = getattr(error, "code", None) is ErrorCode.VERSION
+        again_ns = now_ns + to_ns(self.session.backoff_s(self.unreadable))
+        if versions_differ or self.unreadable >= UNREADABLE_MAX or again_ns >= self.deadline_ns:
+            raise error
+        return again_ns
 
     def _timed_out(self) -> errors.PropiusError:
         if self.refusal is not None:

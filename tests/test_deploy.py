@@ -93,6 +93,15 @@ def test_wrong_configuration_is_not_restarted_by_systemd() -> None:
     assert "\nRestart=always\n" in common
 
 
+def test_drained_client_manager_is_not_restarted_by_systemd() -> None:
+    """Exit code 0 is the end of a client manager that was drained, and of no other program."""
+    kept_down = {
+        unit.name: "\nRestartPreventExitStatus=0\n" in unit.read_text()
+        for unit in UNITS.glob("*.service")
+    }
+    assert [name for name, kept in kept_down.items() if kept] == ["propius-client-manager@.service"]
+
+
 def parse_supervisord(run: Path, monkeypatch: pytest.MonkeyPatch) -> ServerOptions:
     """Read the root's supervisord.conf as supervisord does."""
     monkeypatch.setenv("PROPIUS_CONFIG", "/etc/propius/config.yml")
@@ -122,11 +131,12 @@ def test_supervisord_runs_every_program(tmp_path: Path, monkeypatch: pytest.Monk
 def test_supervisord_restarts_all_but_a_wrong_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every program has time to drain, is restarted but after exit code 2, and logs apart."""
+    """Time to drain, a restart but after exit code 2 (a client manager: or 0), a log of its own."""
     groups = parse_supervisord(tmp_path, monkeypatch).process_group_configs
     configs = [group.process_configs[0] for group in groups]
     for config in configs:
-        assert config.exitcodes == [CONFIGURATION]
+        drained = [0] if config.name.startswith("client_manager") else []
+        assert config.exitcodes == [*drained, CONFIGURATION]
         assert config.autorestart is not False
         assert config.stopwaitsecs > DRAIN_MAX_S
         assert config.stopasgroup

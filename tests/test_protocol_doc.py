@@ -6,7 +6,8 @@ import enum
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -60,8 +61,20 @@ def written(annotation: Any, meta: Meta | None = None) -> str:
         return "(" + ", ".join(written(each) for each in args) + ")"
     if annotation is bool:
         return "bool"
+    if annotation is type(None):
+        return "nil"
+    if origin in {Union, UnionType}:
+        return " or ".join(written(each) for each in args)
     name = getattr(annotation, "kind", "") or annotation.__name__
     return f"[{name}](#{str(name).lower()})"
+
+
+def written_default(value: Any) -> str:
+    """A field's default as it is written in the document."""
+    if isinstance(value, Struct):
+        assert not any(msgspec.structs.astuple(value))
+        return "all 0"
+    return f"{value:g}" if type(value) in {int, float} else json.dumps(value)
 
 
 def expected_rows(cls: type[Struct]) -> list[tuple[str, str]]:
@@ -71,8 +84,7 @@ def expected_rows(cls: type[Struct]) -> list[tuple[str, str]]:
     for each in msgspec.structs.fields(cls):
         text = written(hints[each.name])
         if each.default is not msgspec.NODEFAULT:
-            plain = type(each.default) in {int, float}
-            text += ", default " + (f"{each.default:g}" if plain else json.dumps(each.default))
+            text += ", default " + written_default(each.default)
         rows.append((each.name, text))
     return rows
 

@@ -4,7 +4,10 @@ One method for each verb of a client. The matcher decides who is offered what; h
 what a request *is* (new, a repeat, stale), whom an answer still reaches, and what a device that
 vanished leaves behind. Answers and claims gather until the core takes them at the end of a batch.
 
-The events that are recorded are, in order, every input that the matcher saw.
+The events that are recorded are, in order, every input that the matcher saw and every decision it
+made, so that :mod:`propius.driver` can be put through the same again. Reading the clock is an
+input, too: it is recorded when somebody's time may be over (``time_looked``) and at the end of a
+batch in which anything was recorded (``waiting_matched``); what was decided then follows it.
 
 Not here: links and peers (:mod:`daemons.client_manager.core`), the table of requests
 (:mod:`daemons.client_manager.exchanges`), slots (the job manager).
@@ -15,12 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from daemons.client_manager.answers import Answers, refusal
 from daemons.client_manager.exchanges import Exchange, Exchanges, Stage, digest_of
 from daemons.client_manager.outbox import Outbox, OutboxLimits
 from daemons.client_manager.plans import PlanBook
 from daemons.client_manager.settings import ClientManagerSettings
-from propius import engine, messages
+from propius import driver, engine, messages
 from propius.core import SECOND_NS, Core
 from propius.messages import (
     CLIENT_REQUESTS,
@@ -52,10 +57,13 @@ _KINDS: Final = frozenset(cls.kind for cls in CLIENT_REQUESTS)
 class Clients:
     """See the module. ``core`` is asked to count and to record, nothing else."""
 
-    def __init__(self, core: Core, settings: ClientManagerSettings, *, seed: int) -> None:
+    def __init__(
+        self, core: Core, settings: ClientManagerSettings, *, manager: int, seed: int
+    ) -> None:
         self.core = core
         self.settings = settings
-        self.matcher = engine.Matcher(
+        self._started = messages.MatcherStarted(
+            manager=manager,
             dimensions=len(settings.schema.attributes),
             tasks_per_offer_max=settings.tasks_per_offer_max,
             offer_timeout_ns=_ns(settings.offer_timeout_s),
@@ -65,6 +73,8 @@ class Clients:
             supply_sample_max=settings.supply_sample_max,
             seed=seed,
         )
+        self.matcher = driver.matcher_of(self._started)
+        self._recorded = False  # something, since those who wait were last matched
         self.plans = PlanBook(self.matcher)
         self.exchanges = Exchanges(
             remembered_max=settings.remembered_max, remember_ns=_ns(settings.remember_s)
@@ -81,6 +91,15 @@ class Clients:
         self._maxima = [most for _, most in settings.schema.attributes]
 
     # --- what the core calls -----------------------------------------------------------------
+
+    def start(self, now_ns: int) -> None:
+        """The log begins with what the matcher was made from."""
+        self._record(now_ns, lambda: self._started)
+
+    def met_scheduler(self, now_ns: int, incarnation: int) -> None:
+        """A scheduler answered our hello."""
+        if self.plans.met_scheduler(incarnation):
+            self._record(now_ns, lambda: messages.SchedulerMet(incarnation=incarnation))
 
     def handle(self, now_ns: int, tag: int, header_frame: bytes, payload: bytes) -> None:
         """A device's request; it is answered now, or later to the same tag."""
@@ -141,15 +160,18 @@ class Clients:
 
     def expire(self, now_ns: int) -> None:
         """Holds, offers and claims whose time is over."""
+        due_ns = self.matcher.due_ns()
         held, offered = self.matcher.expire(now_ns)
+        if held or offered or (due_ns is not None and due_ns <= now_ns):
+            self._record(now_ns, messages.TimeLooked)
         for device in held:
-            self._forgotten(now_ns, device, "hold timed out")
+            self._forgotten(now_ns, device, driver.HOLD_OVER)
             exchange = self.exchanges.get(device)
             if exchange is not None and exchange.stage is Stage.HELD:
                 self.answers.give(now_ns, exchange, self.answers.empty_offer(now_ns, exchange))
         for device in offered:
             self.core.count("offers_expired")
-            self._forgotten(now_ns, device, "offer timed out")
+            self._forgotten(now_ns, device, driver.OFFER_OVER)
             exchange = self.exchanges.get(device)
             if exchange is not None and exchange.kind == CheckIn.kind:
                 self.exchanges.settle(now_ns, exchange, Stage.LAPSED, None)
@@ -160,11 +182,15 @@ class Clients:
 
     def offer_waiting(self, now_ns: int) -> None:
         """Offer what has become available to those who wait."""
-        for device, rounds in self.matcher.match_waiting(now_ns):
+        offers = self.matcher.match_waiting(now_ns)
+        if self._recorded or offers:
+            self._record(now_ns, messages.WaitingMatched)
+        for device, rounds in offers:
             exchange = self.exchanges.get(device)
             assert exchange is not None, f"{device} is offered work but unknown"
             assert exchange.stage is Stage.HELD, f"{device} is offered work but does not wait"
             self._offer(now_ns, exchange, rounds)
+        self._recorded = False
 
     def due_ns(self, *, sending: bool) -> int | None:
         """When ``expire``, or the sending of claims, has something to do."""
@@ -293,16 +319,18 @@ class Clients:
 
     def _accept(self, now_ns: int, exchange: Exchange, message: Accept) -> None:
         """Claim what was offered; what was not can only have been granted earlier: look it up."""
-        device, own = exchange.device, exchange.offer_session == exchange.session
+        # -1: the check-in was forgotten in a crowd. The matcher still knows what it offered.
+        device, own = exchange.device, exchange.offer_session in {exchange.session, -1}
         if len(self.claims) >= self.settings.claims_max:
+            self.core.count("accepts_put_off")
             text = "too many claims are under way; ask again"
             self.answers.give(now_ns, exchange, self.answers.busy(now_ns, exchange, text))
             return
         offered = own and self.matcher.accept(now_ns, device, message.job, message.round)
-        if offered:
+        if own:
+            event = messages.Claimed if offered else messages.LookedUp
             self._record(
-                now_ns,
-                lambda: messages.Claimed(device_id=device, job=message.job, round=message.round),
+                now_ns, lambda: event(device_id=device, job=message.job, round=message.round)
             )
         claim = Claim(
             device_id=device,
@@ -343,6 +371,7 @@ class Clients:
         if self.reports.add(now_ns, item):
             exchange.stage, exchange.reply = Stage.ASKED, None
         else:
+            self.core.count("reports_put_off")
             text = "too many reports are under way; ask again"
             self.answers.give(now_ns, exchange, self.answers.busy(now_ns, exchange, text))
 
@@ -362,7 +391,7 @@ class Clients:
         if result.error:
             self.core.count("claims_refused")
             where = f"job {claim.job} round {claim.round}"
-            self.answers.give(now_ns, exchange, refusal(result.error, where))
+            self._refused(now_ns, exchange, result.error, where)
             return
         self.core.count("assigned")
         assignment = messages.Assignment(
@@ -385,8 +414,21 @@ class Clients:
     def _report_answered(self, now_ns: int, result: ReportResult) -> None:
         exchange = self.exchanges.get(result.device_id)
         if exchange is not None and exchange.is_for(result.session, result.request):
-            answer = refusal(result.error, "report") if result.error else Ok()
-            self.answers.give(now_ns, exchange, answer)
+            if result.error:
+                self._refused(now_ns, exchange, result.error, "report")
+            else:
+                self.answers.give(now_ns, exchange, Ok())
+
+    def _refused(self, now_ns: int, exchange: Exchange, error: str, what: str) -> None:
+        """The job manager said no; or that it cannot decide now, and then when to ask again."""
+        answer = refusal(error, what)
+        if answer.code is ErrorCode.BUSY:
+            text = "the job manager can store nothing now; ask again"
+            answer = self.answers.busy(now_ns, exchange, text)
+        elif answer.code is ErrorCode.LIMIT:
+            busy = self.answers.busy(now_ns, exchange, answer.text)
+            answer = msgspec.structs.replace(busy, code=answer.code)
+        self.answers.give(now_ns, exchange, answer)
 
     def _busy_answer(self, now_ns: int, device: str, session: int, request: int) -> None:
         exchange = self.exchanges.get(device)
@@ -424,6 +466,7 @@ class Clients:
 
     def _record(self, now_ns: int, make: Callable[[], Message]) -> None:
         if self.settings.event_log:
+            self._recorded = True
             self.core.record(now_ns, make())
 
 

@@ -77,7 +77,7 @@ class ClientManagerCore(Core):
         self.dialers = {
             dialer.link: dialer for dialer in (self.load_balancer, self.scheduler, self.job_manager)
         }
-        self.clients = Clients(self, settings, seed=seed)
+        self.clients = Clients(self, settings, manager=manager, seed=seed)
         self.supply = SupplyFeed()
         self._draining = False
         self._told_ns = 0  # when the load balancer was last told that we are draining
@@ -85,6 +85,7 @@ class ClientManagerCore(Core):
     # --- the driver's side -------------------------------------------------------------------
 
     def start(self, now_ns: int) -> None:
+        self.clients.start(now_ns)
         for dialer in self.dialers.values():
             dialer.start(now_ns)
 
@@ -104,7 +105,7 @@ class ClientManagerCore(Core):
             self._from_peer(now_ns, message)
 
     def due_ns(self) -> int | None:
-        due_ns = min(dialer.due_ns() for dialer in self.dialers.values())
+        due_ns = min([dialer.due_ns() for dialer in self.dialers.values()])
         clients_ns = self.clients.due_ns(sending=self.job_manager.up)
         if clients_ns is not None:
             due_ns = min(due_ns, clients_ns)
@@ -183,7 +184,7 @@ class ClientManagerCore(Core):
             if self._draining:
                 self._tell_draining(now_ns)
         elif dialer is self.scheduler:
-            self.clients.plans.met_scheduler(dialer.incarnation)
+            self.clients.met_scheduler(now_ns, dialer.incarnation)
             self.supply.send_all_again()
         else:
             self.clients.claims.send_all_again()

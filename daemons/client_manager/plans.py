@@ -1,7 +1,7 @@
 """The plan that a client manager works by, and how its offers look on the wire.
 
-The scheduler numbers its plans from anew when it restarts, so the matcher is given numbers of our
-own; offers show the scheduler's. Offers of the same rounds are the same bytes, and are made once.
+The scheduler numbers its plans from anew when it restarts, and the matcher is told when. Offers of
+the same rounds are the same bytes, and are made once.
 
 Not here: which rounds a client is offered (:mod:`propius.engine`).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from propius import driver
 from propius.engine import Matcher
 from propius.messages import Offer, Plan, PrivateConstraint, RoundRef, Task, encode_payload
 
@@ -25,40 +26,22 @@ class PlanBook:
         self.open_rounds = 0  # with a quota for this manager
         self._matcher = matcher
         self._scheduler = -1  # the incarnation that ``version`` belongs to
-        self._applied = 0
         self._constraints: dict[RoundRef, PrivateConstraint] = {}
         self._offers: dict[tuple[RoundRef, ...], bytes] = {}
 
-    def met_scheduler(self, incarnation: int) -> None:
-        """A scheduler answered our hello; a new one numbers its plans from anew."""
-        if incarnation != self._scheduler:
-            self._scheduler, self.version = incarnation, 0
+    def met_scheduler(self, incarnation: int) -> bool:
+        """A scheduler answered our hello; True: a new one, which numbers its plans from anew."""
+        if incarnation == self._scheduler:
+            return False
+        self._scheduler, self.version = incarnation, 0
+        self._matcher.expect_new_versions()
+        return True
 
     def apply(self, now_ns: int, plan: Plan) -> bool:
         """Work by this plan; False: it is not newer than the current one. Raises EngineError."""
         if plan.version <= self.version:
             return False
-        groups = [
-            (
-                group.requirement_id,
-                group.requirement,
-                [
-                    (planned.job, planned.round, planned.rank, planned.quota)
-                    for planned in group.rounds
-                ],
-            )
-            for group in plan.groups
-        ]
-        self._matcher.apply_plan(
-            now_ns,
-            version=self._applied + 1,
-            seq=plan.seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
-        )
-        self._applied += 1
+        driver.apply_plan(self._matcher, now_ns, plan)
         self.version, self.known = plan.version, True
         planned_rounds = [planned for group in plan.groups for planned in group.rounds]
         self.open_rounds = sum(planned.quota > 0 for planned in planned_rounds)

@@ -203,9 +203,11 @@ class DeviceAnswers:
             return None
         return next(iter(self._answers.values()))[0] + self._horizon_ns + SWEEP_NS
 
-    def sweep(self, now_ns: int) -> None:
-        """Forget what is older than the horizon."""
-        while self._answers and next(iter(self._answers.values()))[0] + self._horizon_ns <= now_ns:
+    def sweep(self, now_ns: int, most: int) -> None:
+        """Forget ``most`` of those older than the horizon: after a restart all are of one age."""
+        for _ in range(min(most, len(self._answers))):
+            if next(iter(self._answers.values()))[0] + self._horizon_ns > now_ns:
+                return
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:

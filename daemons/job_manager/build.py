@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from daemons.job_manager.core import JobManagerCore
 from daemons.job_manager.settings import JobManagerSettings
 from daemons.store import SqliteStore, StoreError
-from propius.shell.exit_codes import STORE, StartError
+from propius.shell.exit_codes import CONFIGURATION, STORE, StartError
 from propius.shell.program import (
     Assembly,
     Start,
@@ -43,8 +44,7 @@ def build(start: Start) -> Assembly:
             raise
     except StoreError as error:
         raise StartError(str(error), STORE) from None
-    key_file = config.state_dir / "operator.key"
-    write_private(key_file, core.book.operator_key.hex().encode() + b"\n")
+    _write_key(config.state_dir / "operator.key", core.book.operator_key)
     jobs, managers, scheduler = JobManagerCore.links
     return Assembly(
         core=core,
@@ -61,3 +61,18 @@ def build(start: Start) -> Assembly:
         store_failures=(StoreError,),
         close=store.close,
     )
+
+
+def _write_key(path: Path, key: bytes) -> None:
+    """The operator's key, unless it is there already; then a start needs no room on the disk."""
+    data = key.hex().encode() + b"\n"
+    try:
+        if path.read_bytes() == data:
+            return
+    except FileNotFoundError:
+        pass
+    try:
+        write_private(path, data)
+    except OSError as error:
+        text = f"state_dir: {path}: cannot be written: {error.strerror}"
+        raise StartError(text, CONFIGURATION) from None

@@ -154,7 +154,7 @@ class JobManagerCore(Core):
         times = [self.scheduler.due_ns(), self.managers.due_ns()]
         if not self._closed():
             times += [self._timers.due_ns(), self.watches.due_ns()]
-        return min(time_ns for time_ns in times if time_ns is not None)
+        return min([time_ns for time_ns in times if time_ns is not None])
 
     def tick(self, now_ns: int) -> None:
         beat = Beat(ready=not self._closed(), seq=self._said_seq)

@@ -8,7 +8,7 @@ from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job, Round
 from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, RoundState
 from propius.core import SECOND_NS
-from propius.messages import JobList, JobState, JobStatus, ListJobs, RoundStatus
+from propius.messages import JobHistory, JobList, JobState, JobStatus, ListJobs, RoundStatus
 
 
 def round_status(book: Book, round_: Round) -> RoundStatus:
@@ -54,11 +54,11 @@ def job_status(book: Book, now_ns: int, job: Job) -> JobStatus:
         devices_failed=job.devices_failed,
         devices_expired=job.devices_expired,
         registered_at_s=job.registered_at_s,
-        age_s=(now_ns - job.registered_ns) / SECOND_NS,
-        waiting_s=(now_ns - round_.opened_ns) / SECOND_NS if round_ and is_open else 0.0,
+        age_s=_span_s(job.registered_ns, now_ns),
+        waiting_s=_span_s(round_.opened_ns, now_ns) if round_ and is_open else 0.0,
         mean_scheduling_delay_s=_mean_s(job.delay_sum_ns, job.filled_rounds),
         mean_response_s=_mean_s(job.response_sum_ns, job.answered_rounds),
-        jct_s=-1.0 if live else (job.finished_ns - job.registered_ns) / SECOND_NS,
+        jct_s=-1.0 if live else _span_s(job.registered_ns, job.finished_ns),
     )
 
 
@@ -93,12 +93,24 @@ def offered_state(book: Book, job: Job) -> JobState:
         demand=shown.demand if shown else 0,
         allocated=shown.allocated if shown else 0,
         opened_ns=max(0, shown.opened_ns) if shown else 0,
+        history=JobHistory(
+            rounds_succeeded=job.rounds_succeeded,
+            devices_served=job.devices_served,
+            last_scheduling_ns=job.last_delay_ns,
+            last_response_ns=job.last_response_ns,
+            rounds_ns=job.rounds_sum_ns,
+        ),
     )
 
 
 def _since_s(start_ns: int, end_ns: int) -> float:
-    return -1.0 if end_ns == NEVER else (end_ns - start_ns) / SECOND_NS
+    return -1.0 if end_ns == NEVER else _span_s(start_ns, end_ns)
+
+
+def _span_s(start_ns: int, end_ns: int) -> float:
+    """Never negative: between two boots only the wall clock tells, and that may have been set."""
+    return max(0, end_ns - start_ns) / SECOND_NS
 
 
 def _mean_s(sum_ns: int, number: int) -> float:
-    return sum_ns / number / SECOND_NS if number else -1.0
+    return max(0, sum_ns) / number / SECOND_NS if number else -1.0

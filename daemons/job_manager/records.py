@@ -99,6 +99,12 @@ class Job(Record, kw_only=True):
     delay_sum_ns: int = 0
     answered_rounds: int = 0
     response_sum_ns: int = 0
+    # What policies learn from (messages.JobHistory); of rounds that got enough reports.
+    rounds_succeeded: int = 0
+    devices_served: int = 0  # held or completed at the end of any round
+    last_delay_ns: int = 0
+    last_response_ns: int = 0
+    rounds_sum_ns: int = 0
 
     def key(self) -> str:
         return str(self.job)

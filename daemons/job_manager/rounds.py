@@ -124,6 +124,7 @@ def end_round(book: Book, now_ns: int, round_: Round, event: str) -> None:
     book.round_over(round_, now_ns)
     if round_.state is not RoundState.FAILED:
         job.rounds_done += 1
+    _remember(job, round_)
     if job.state is JobState.REQUESTING:
         job.state = step(JOB, job.state, "round_over", who=f"job {job.job}")
     book.changes.put(job)
@@ -190,6 +191,19 @@ def _look_for_enough(book: Book, now_ns: int, job: Job, round_: Round) -> None:
         job.response_sum_ns += now_ns - round_.filled_ns
     if round_.state in ROUND_LIVE:
         end_round(book, now_ns, round_, "enough_reports")
+
+
+def _remember(job: Job, round_: Round) -> None:
+    """What the round that just ended adds to the job's history."""
+    job.devices_served += round_.allocated
+    if round_.completed < round_.reports_min:
+        return
+    job.rounds_succeeded += 1
+    # A reboot sets the clock back: no time is better than a negative one.
+    job.rounds_sum_ns += max(0, round_.ended_ns - round_.opened_ns)
+    if round_.filled_ns != NEVER:  # else it had enough at its deadline without ever being full
+        job.last_delay_ns = max(0, round_.filled_ns - round_.opened_ns)
+        job.last_response_ns = max(0, round_.ended_ns - round_.filled_ns)
 
 
 def _enter(book: Book, round_: Round, event: str) -> None:

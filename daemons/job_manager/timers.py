@@ -50,7 +50,7 @@ class Timers:
         self._purge(now_ns, count)
         due_ns = book.device_answers.due_ns()
         if due_ns is not None and due_ns <= now_ns:
-            book.device_answers.sweep(now_ns)
+            book.device_answers.sweep(now_ns, WORK_MAX)
         if book.live_jobs:
             book.save_clock(now_ns, CLOCK_IDLE_NS)
 
@@ -87,9 +87,12 @@ class Timers:
 
     def _purge(self, now_ns: int, count: Callable[[str], None]) -> None:
         book = self._book
-        for _ in range(WORK_MAX):
+        work = 0
+        while work < WORK_MAX:
             due_ns = self._purge_ns()
             if due_ns is None or due_ns > now_ns:
                 return
-            purge_job(book, now_ns, book.jobs[next(iter(book.finished))])
+            job = next(iter(book.finished))
+            work += 1 + len(book.rounds_of[job])
+            purge_job(book, now_ns, book.jobs[job])
             count("jobs_purged")

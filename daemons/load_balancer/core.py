@@ -7,7 +7,7 @@ are passed on unread, so that garbage in them costs this process nothing.
 What can go wrong, and what the device hears then:
 
 * no manager is ready                 → ``not_ready`` with a retry time
-* the table of requests is full       → ``busy`` with a retry time
+* the table of requests is full, or its connection's share → ``busy`` with a retry time
 * its manager died or was replaced    → ``check_in_again``; for an accept or a report ``busy``,
   because asking again with the same number is what finds out whether it had its effect
 * the answer cannot be delivered      → nothing; the manager hears ``undeliverable``
@@ -31,7 +31,6 @@ from propius.messages import (
     CLIENT_REQUESTS,
     INSIDE_PAYLOAD_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
-    WAIT_S_MAX,
     Beat,
     DecodeError,
     Deliver,
@@ -51,7 +50,6 @@ __all__ = ["LoadBalancerCore", "LoadBalancerSettings"]
 
 CLIENTS: Final = "clients"
 MANAGERS: Final = "managers"
-PENDING_NS: Final = int((WAIT_S_MAX + 30.0) * SECOND_NS)
 SENT_MAX: Final = 8_192  # answers remembered in case that they turn out undeliverable
 _KINDS: Final = frozenset(cls.kind for cls in CLIENT_REQUESTS)
 _ASK_AGAIN: Final = frozenset({"accept", "report"})
@@ -122,9 +120,7 @@ class LoadBalancerCore(Core):
     def due_ns(self) -> int | None:
         if self._wake:
             return self._now_ns
-        oldest = self.pending.oldest()
-        expiry_ns = None if oldest is None else oldest.since_ns + PENDING_NS
-        times = (self.listener.due_ns(), expiry_ns)
+        times = (self.listener.due_ns(), self.pending.due_ns())
         return min((time for time in times if time is not None), default=None)
 
     def tick(self, now_ns: int) -> None:
@@ -132,9 +128,9 @@ class LoadBalancerCore(Core):
         for lost in self.listener.tick(now_ns, Beat(ready=not self._draining)):
             self._give_up(now_ns, lost.name)
         self._managers_changed()
-        while (oldest := self.pending.oldest()) and now_ns >= oldest.since_ns + PENDING_NS:
+        while (overdue := self.pending.overdue(now_ns)) is not None:
             self.count("expired_requests")
-            self._answer_lost(now_ns, oldest)
+            self._answer_lost(now_ns, overdue)
 
     def flush(self, now_ns: int) -> None:
         self._wake = False
@@ -234,14 +230,14 @@ class LoadBalancerCore(Core):
             return
         entry = self._entry(now_ns, peer, header, manager)
         if entry is None:
-            text = f"{len(self.pending)} requests are under way; ask again later"
+            text = "too many requests are under way, here or over this connection; ask again later"
             self._send_away(now_ns, peer, header, ErrorCode.BUSY, text)
             return
         self.count("forwarded")
         self._forwards.setdefault(manager, []).append((entry.tag, frames[0], frames[1]))
 
     def _entry(self, now_ns: int, peer: bytes, header: Header, manager: str) -> Pending | None:
-        """The table's entry for this request; None if the table is full.
+        """The table's entry for this request; None if there is no room for it.
 
         A repeat of the request under way keeps its tag, so that the answer to either finds home.
         """
@@ -253,7 +249,11 @@ class LoadBalancerCore(Core):
             self.pending.remove(known)
             if known.manager != manager:  # it holds a check-in of a device that went elsewhere
                 self._undeliverable.setdefault(known.manager, []).append(known.tag)
-        if len(self.pending) >= self.settings.pending_max:
+        limits = self.settings
+        if len(self.pending) >= limits.pending_max:
+            return None
+        if self.pending.count_of_peer(peer) >= limits.pending_per_connection_max:
+            self.count("connection_limits_hit")
             return None
         return self.pending.add(now_ns, peer, header, manager)
 

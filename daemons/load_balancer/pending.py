@@ -1,19 +1,26 @@
 """The requests that client managers have not answered yet: a bounded table, oldest first.
 
-An entry lives from the request of a device to its answer, and no longer than the longest wait a
-device may ask for. There is one for each device of a connection: when a device says something new,
-its older entry is of no use to anybody and goes.
+An entry lives from the request of a device to its answer: a check-in no longer than the longest
+wait a device may ask for, anything else a short while. There is one for each device of a
+connection: when a device says something new, its older entry is of no use to anybody and goes.
 
 Not here: who answers (:mod:`daemons.load_balancer.core`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
-from propius.messages import Header
+from propius.core import SECOND_NS
+from propius.messages import WAIT_S_MAX, CheckIn, Header
+
+HELD_NS: Final = int((WAIT_S_MAX + 30.0) * SECOND_NS)  # a check-in
+BRIEF_NS: Final = 30 * SECOND_NS  # anything else; a client manager gives up sooner
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,8 @@ class PendingTable:
         self._by_tag: OrderedDict[int, Pending] = OrderedDict()  # in order of since_ns
         self._by_device: dict[tuple[bytes, str], int] = {}
         self._by_manager: dict[str, dict[int, None]] = {}
+        self._by_peer: dict[bytes, int] = {}  # how many
+        self._brief: dict[int, None] = {}  # tags that are no check-ins, in order of since_ns
 
     def __len__(self) -> int:
         return len(self._by_tag)
@@ -55,12 +64,19 @@ class PendingTable:
         self._by_tag[tag] = entry
         self._by_device[peer, header.sender] = tag
         self._by_manager.setdefault(manager, {})[tag] = None
+        self._by_peer[peer] = self._by_peer.get(peer, 0) + 1
+        if header.kind != CheckIn.kind:
+            self._brief[tag] = None
         return entry
 
     def remove(self, entry: Pending) -> None:
         """The request is answered, or given up."""
         del self._by_tag[entry.tag]
         del self._by_device[entry.peer, entry.header.sender]
+        self._brief.pop(entry.tag, None)
+        left = self._by_peer.pop(entry.peer) - 1
+        if left:
+            self._by_peer[entry.peer] = left
         tags = self._by_manager[entry.manager]
         del tags[entry.tag]
         if not tags:
@@ -69,6 +85,10 @@ class PendingTable:
     def of_manager(self, manager: str) -> list[Pending]:
         """Everything that this manager has not answered, oldest first."""
         return [self._by_tag[tag] for tag in self._by_manager.get(manager, ())]
+
+    def count_of_peer(self, peer: bytes) -> int:
+        """How much is to be answered over this connection."""
+        return self._by_peer.get(peer, 0)
 
     def count_of_manager(self, manager: str) -> int:
         """How much this manager has not answered."""
@@ -82,9 +102,24 @@ class PendingTable:
         """Everything, oldest first."""
         return list(self._by_tag.values())
 
-    def oldest(self) -> Pending | None:
-        """The request that waits longest."""
-        return next(iter(self._by_tag.values()), None)
+    def due_ns(self) -> int | None:
+        """When a request has waited too long."""
+        times = [entry.since_ns + most_ns for entry, most_ns in self._oldest()]
+        return min(times, default=None)
+
+    def overdue(self, now_ns: int) -> Pending | None:
+        """A request that has waited too long."""
+        for entry, most_ns in self._oldest():
+            if now_ns >= entry.since_ns + most_ns:
+                return entry
+        return None
+
+    def _oldest(self) -> Iterator[tuple[Pending, int]]:
+        """The oldest of each kind, and how long it may wait."""
+        for entry in islice(self._by_tag.values(), 1):
+            yield entry, HELD_NS
+        for tag in islice(self._brief, 1):
+            yield self._by_tag[tag], BRIEF_NS
 
     def check(self) -> None:
         """The three indexes agree; raises AssertionError where not."""
@@ -94,5 +129,9 @@ class PendingTable:
         listed = [tag for tags_of in self._by_manager.values() for tag in tags_of]
         assert sorted(listed) == sorted(tags), "a manager's list differs from the table"
         assert all(self._by_manager.values()), "a manager with an empty list"
+        by_peer = Counter(entry.peer for entry in self._by_tag.values())
+        assert by_peer == self._by_peer, "a connection's count differs from the table"
+        brief = [tag for tag, entry in self._by_tag.items() if entry.header.kind != CheckIn.kind]
+        assert list(self._brief) == brief, "the brief requests differ from the table"
         times = [entry.since_ns for entry in self._by_tag.values()]
         assert times == sorted(times), "the table is not in order of time"

@@ -15,6 +15,7 @@ class LoadBalancerSettings:
     package_version: str
     event_log: bool = False  # a load balancer decides nothing worth recording
     pending_max: int = 200_000
+    pending_per_connection_max: int = 20_000
     retry_min_s: float = 0.5
     retry_max_s: float = 30.0
     retries_per_s: float = 2_000.0

@@ -5,10 +5,13 @@ client managers); out go plans, one message a manager, alike but for its quotas.
 
 * The first plan after a change of the jobs leaves with the same batch; later ones are at least
   ``plan_interval_s`` apart. If only the supply changes, ``replan_s`` is soon enough.
+* The very first one waits ``settle_s`` for the managers to say hello: they still work by a plan of
+  the life before, and a whole round's demand for the first to come would be too much on top.
 * A manager that comes or goes changes everybody's quotas, so it is a change like the others.
 * A plan that got lost is noticed: a manager's beat says which one it has. (One that could not be
   delivered is not sent again at once: to a peer that is gone, that would go on for ever.)
-* If the job manager is lost, the last plan stays in force.
+* If the job manager is lost, the last plan stays in force. So it does if the policy fails, which
+  only one of the operator's own can: that is counted, and said once until a plan is made again.
 
 Nothing is stored: after a restart the job manager sends a snapshot and the managers their last
 supply. Not here: the order of jobs, which is the engine's (:mod:`propius.engine`).
@@ -18,11 +21,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
+from daemons.scheduler import plans
 from daemons.scheduler.jobs import JobTable
 from daemons.scheduler.settings import SchedulerSettings
-from propius import engine, messages
+from propius import driver, engine, messages
 from propius.core import SECOND_NS, Core, Frames, Link
 from propius.messages import (
     INSIDE_PAYLOAD_BYTES_MAX,
@@ -33,8 +37,6 @@ from propius.messages import (
     JobEvents,
     Message,
     NeedSnapshot,
-    PlannedGroup,
-    PlannedRound,
     Snapshot,
     Supply,
     SupplyBucket,
@@ -49,8 +51,6 @@ JOB_MANAGER: Final = "job_manager"
 ASK_AGAIN_NS: Final = SECOND_NS // 2  # between requests for a snapshot
 SEND_AGAIN_NS: Final = SECOND_NS  # before a plan that a manager does not confirm is sent again
 SUPPLY_SEEN_MAX: Final = 1_024  # managers whose supply numbers are remembered
-
-PlanGroup: TypeAlias = tuple[int, list[float], list[tuple[int, int, int, int]]]
 
 
 @dataclass(slots=True)
@@ -77,27 +77,36 @@ class SchedulerCore(Core):
             package_version=settings.package_version,
             schema=settings.schema.schema,
         )
-        self.planner = engine.Planner(
+        self._started = messages.PlannerStarted(
             policy=settings.policy,
+            options=dict(settings.policy_options),
             dimensions=len(settings.schema.attributes),
             seed=seed,
             supply_window_ns=int(settings.supply_window_s * SECOND_NS),
             supply_samples_max=settings.supply_samples_max,
         )
+        self.planner = driver.planner_of(self._started)
         self.jobs = JobTable(self.planner)
         self.plan: engine.Plan | None = None
-        self._groups: list[PlanGroup] = []  # the plan's, read out once
+        self._groups: list[engine.PlanGroup] = []  # the plan's, read out once
         self._planned_for: frozenset[int] = frozenset()  # managers that the plan has quotas for
         self.managers: dict[str, Manager] = {}
         self._plan_seq = 0  # the job event that the plan knows of
         self._planned_ns: int | None = None
+        self._first_plan_ns = 0
         self._changed = False  # jobs or managers, since the last plan
         self._supply_changed = False
+        self._policy_fails = False  # since the last plan; it was said
         self._asked_ns: int | None = None  # when a snapshot was last asked for, while one is due
         # manager id → (its incarnation, the last bucket taken); outlives the manager's absence.
         self._supply_seen: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     # --- the driver's side -------------------------------------------------------------------
+
+    def start(self, now_ns: int) -> None:
+        if self.settings.event_log:
+            self.record(now_ns, self._started)
+        self._first_plan_ns = now_ns + int(self.settings.settle_s * SECOND_NS)
 
     def on_message(
         self, now_ns: int, link: str, peer: bytes, header: Header, frames: Frames
@@ -129,9 +138,9 @@ class SchedulerCore(Core):
 
     def tick(self, now_ns: int) -> None:
         for lost in self.listener.tick(now_ns, Beat(seq=max(0, self.jobs.seq))):
-            if self.managers.pop(lost.name, None) is not None:
+            if lost.name in self.managers:
                 self.planner.remove_manager(lost.manager)
-                self._changed = True
+                self._left(now_ns, self.managers.pop(lost.name))
         if self._asked_ns is not None and now_ns >= self._asked_ns + ASK_AGAIN_NS:
             self._ask_snapshot(now_ns)
 
@@ -168,7 +177,7 @@ class SchedulerCore(Core):
         if self.plan is not None and self._planned_for:
             quotas = [self.plan.quotas(manager) for manager in sorted(self._planned_for)]
             rounds = [planned for _, _, rounds in self._groups for planned in rounds]
-            for (job, number, _, remaining), *shares in zip(rounds, *quotas, strict=True):
+            for (job, number, _, remaining, _, _), *shares in zip(rounds, *quotas, strict=True):
                 assert sum(shares) <= remaining + len(shares) - 1, (
                     f"round {job}.{number} over-woken"
                 )
@@ -222,10 +231,10 @@ class SchedulerCore(Core):
     def _from_manager(self, now_ns: int, peer: Peer, fresh: bool, message: Message) -> None:
         manager = self.managers.get(peer.name)
         if fresh or manager is None:
+            if manager is not None:
+                self._left(now_ns, manager)
             manager = self.managers[peer.name] = Manager(peer)
-            self.planner.add_manager(peer.manager)
-            self._changed = True
-            self.say("info", "manager_joined", manager=peer.name)
+            self._joined(now_ns, peer)
         match message:
             case Hello():
                 manager.sent_version = -1
@@ -235,6 +244,20 @@ class SchedulerCore(Core):
                 self._take_supply(now_ns, peer, message)
             case _:
                 self.count("unexpected_messages")
+
+    def _joined(self, now_ns: int, peer: Peer) -> None:
+        self.planner.add_manager(peer.manager)
+        self._changed = True
+        self.say("info", "manager_joined", manager=peer.name)
+        if self.settings.event_log:
+            event = messages.ManagerJoined(manager=peer.manager, incarnation=peer.incarnation)
+            self.record(now_ns, event)
+
+    def _left(self, now_ns: int, manager: Manager) -> None:
+        self._changed = True
+        if self.settings.event_log:
+            number, incarnation = manager.peer.manager, manager.peer.incarnation
+            self.record(now_ns, messages.ManagerLeft(manager=number, incarnation=incarnation))
 
     def _confirm(self, now_ns: int, manager: Manager, version: int) -> None:
         """A manager says which plan it works by; if the last one got lost, send it again."""
@@ -281,50 +304,42 @@ class SchedulerCore(Core):
         if not self.jobs.known or not (self._changed or self._supply_changed):
             return None
         if self._planned_ns is None:
-            return 0
+            return self._first_plan_ns
         wait_s = self.settings.plan_interval_s if self._changed else self.settings.replan_s
         return self._planned_ns + int(wait_s * SECOND_NS)
 
     def _make_plan(self, now_ns: int) -> None:
-        plan = self.planner.plan(now_ns)
-        self.plan, self._plan_seq, self._planned_ns = plan, self.jobs.seq, now_ns
-        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
+        self._planned_ns = now_ns
         self._changed = self._supply_changed = False
+        try:
+            plan = self.planner.plan(now_ns)
+        except engine.PolicyError as error:
+            self._policy_failed(now_ns, error)
+            return
+        self._policy_fails = False
+        self.plan, self._plan_seq = plan, self.jobs.seq
+        self._groups, self._planned_for = plan.groups, frozenset(plan.managers)
         self.count("plans")
         if self.settings.event_log:
-            groups = [(rid, rounds) for rid, _, rounds in self._groups]
-            event = messages.PlanMade(
-                version=plan.version,
-                seq=self._plan_seq,
-                policy=self.settings.policy,
-                ranked=plan.ranked,
-                groups=groups,
-                preferences=plan.preferences,
-                fallback=plan.fallback,
-            )
-            self.record(now_ns, event)
+            self.record(now_ns, driver.plan_made(plan, self._plan_seq, self.settings.policy))
+
+    def _policy_failed(self, now_ns: int, error: engine.PolicyError) -> None:
+        """The last plan stays; the policy is asked again after ``replan_s`` or the next change."""
+        self.count("policy_errors")
+        self._supply_changed = True
+        if not self._policy_fails:
+            self.say("error", "policy_failed", why=str(error))
+        self._policy_fails = True
+        if self.settings.event_log:
+            self.record(now_ns, driver.plan_failed(error))
 
     def _send_plan(self, now_ns: int, manager: Manager, plan: engine.Plan) -> None:
         manager.sent_version, manager.sent_ns = plan.version, now_ns
-        quotas = iter(plan.quotas(manager.peer.manager))
-        constraints = self.jobs.constraints
-        groups = [
-            PlannedGroup(
-                rid,
-                vector,
-                [
-                    PlannedRound(job, round_no, rank, next(quotas), constraints.get(job, {}))
-                    for job, round_no, rank, _ in rounds
-                ],
-            )
-            for rid, vector, rounds in self._groups
-        ]
-        message = messages.Plan(
-            version=plan.version,
+        message = plans.to_message(
+            plan,
+            self._groups,
+            manager=manager.peer.manager,
             seq=self._plan_seq,
-            ranked=plan.ranked,
-            groups=groups,
-            preferences=plan.preferences,
-            fallback=plan.fallback,
+            constraints=self.jobs.constraints,
         )
         self.listener.send(now_ns, manager.peer, message)

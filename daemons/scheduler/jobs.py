@@ -4,12 +4,13 @@ The job manager numbers every change. A snapshot says all as of a number; events
 states, so what was already known may be said again. What does not follow is a gap: the picture is
 kept, marked as behind, and a snapshot asked for.
 
-Not here: the messages to the job manager (:mod:`daemons.scheduler.core`) and what the numbers of a
-job mean to a policy (:mod:`propius.engine`).
+Not here: the messages to the job manager (:mod:`daemons.scheduler.core`), what a planner is told of
+a job (:mod:`propius.driver`) and what that means to a policy (:mod:`propius.engine`).
 """
 
 from __future__ import annotations
 
+from propius.driver import JobFeed
 from propius.engine import EngineError, Planner
 from propius.messages import JobEvents, JobState, PrivateConstraint, Snapshot
 
@@ -24,7 +25,7 @@ class JobTable:
         self.constraints: dict[int, PrivateConstraint] = {}
         self.refused: list[str] = []  # what the planner would not take, since last asked
         self._planner = planner
-        self._open: dict[int, int] = {}  # job → its open round
+        self._feed = JobFeed(planner)
 
     def __len__(self) -> int:
         return len(self.constraints)
@@ -34,13 +35,18 @@ class JobTable:
         """There was a snapshot, ever."""
         return self.seq >= 0
 
+    @property
+    def open_rounds(self) -> dict[int, int]:
+        """Job → its open round."""
+        return self._feed.open
+
     def take_snapshot(self, incarnation: int, snapshot: Snapshot) -> bool:
         """Replace everything; False: it is older than what is known, and nothing changed."""
         known_well = not self.behind and snapshot.seq == self.seq
         if incarnation == self.incarnation and (known_well or snapshot.seq < self.seq):
             return False
-        self._planner.reset()
-        self.constraints, self._open = {}, {}
+        self._feed.reset()
+        self.constraints = {}
         for state in snapshot.jobs:
             self._put(state)
         self.incarnation, self.seq, self.behind = incarnation, snapshot.seq, False
@@ -67,36 +73,17 @@ class JobTable:
 
     def check(self) -> None:
         """Open rounds belong to known jobs; raises AssertionError where not."""
-        assert self._open.keys() <= self.constraints.keys(), "an open round of an unknown job"
+        assert self.open_rounds.keys() <= self.constraints.keys(), "an open round of an unknown job"
         assert self._planner.counts()["jobs"] == len(self.constraints), "the planner's jobs differ"
 
     def _put(self, state: JobState) -> None:
         try:
-            self._planner.put_job(
-                state.job,
-                state.requirement_id,
-                state.requirement,
-                state.registered_ns,
-                state.demand_estimate,
-                state.rounds_estimate,
-            )
+            self._feed.put(state)
             self.constraints[state.job] = state.private_constraint
-            self._put_round(state)
         except EngineError as error:
             self.refused.append(f"job {state.job}: {error}")
-            self._remove(state.job)
-
-    def _put_round(self, state: JobState) -> None:
-        job, before = state.job, self._open.pop(state.job, None)
-        if state.round >= 0:
-            self._planner.open_round(
-                job, state.round, state.demand, state.allocated, state.opened_ns
-            )
-            self._open[job] = state.round
-        elif before is not None:
-            self._planner.close_round(job, before)
+            self.constraints.pop(state.job, None)
 
     def _remove(self, job: int) -> None:
         self.constraints.pop(job, None)
-        self._open.pop(job, None)
-        self._planner.remove_job(job)
+        self._feed.remove(job)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from propius.messages import Schema
 
@@ -15,7 +16,9 @@ class SchedulerSettings:
     package_version: str
     event_log: bool = False
     policy: str = "irs"
+    policy_options: Mapping[str, float] = field(default_factory=dict)
     supply_window_s: float = 600.0
     supply_samples_max: int = 65_536
     plan_interval_s: float = 0.020  # between plans while jobs change; the first one leaves at once
+    settle_s: float = 0.7  # from the start to the first plan: for the managers to say hello
     replan_s: float = 1.0  # between plans while only the supply changes

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from evaluation.demo.scoreboard import Scoreboard
+from evaluation.files import replacing
 
 __all__ = ["ACCURACY_MIN", "results", "results_table", "write_summary"]
 
@@ -71,6 +72,5 @@ def results_table(rows: list[dict[str, Any]], *, title: str) -> Table:
 
 def write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the rows as JSON, all or nothing."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(rows, indent=2) + "\n")
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(rows, indent=2) + "\n")

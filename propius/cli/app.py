@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from propius.cli import configs, jobs
+from propius.cli import client_managers, configs, jobs
 from propius.cli.cluster import Cluster, NotReadyError, stop_system
+from propius.cli.options import ConfigOption, JsonOption, StateOption, one_line, state_dir_of
 from propius.cli.status import DaemonStatus, daemon_names, statuses
 from propius.config import load_config
-from propius.errors import PropiusError
 from propius.shell import exit_codes
 
 COMMANDS_GROUP: Final = "propius.commands"
@@ -42,16 +42,8 @@ app = typer.Typer(
     """,
 )
 app.add_typer(jobs.app, name="job")
+app.add_typer(client_managers.app, name="client-manager")
 app.add_typer(configs.app, name="config")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
-]
-StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.callback()
@@ -72,7 +64,7 @@ def up(
 
     Logs are in STATE_DIR/logs. With --detach the system stays; `propius down` ends it.
     """
-    with _one_line():
+    with one_line():
         settings = load_config(config)
         cluster = Cluster(
             state_dir or settings.state_dir, managers=managers, config=settings, free_ports=False
@@ -96,8 +88,8 @@ def up(
 @app.command()
 def down(config: ConfigOption = None, state_dir: StateOption = None) -> None:
     """Stop what `propius up --detach` started; what was acknowledged is kept."""
-    with _one_line():
-        directory = _state_dir(config, state_dir)
+    with one_line():
+        directory = state_dir_of(config, state_dir)
         ran = stop_system(directory, daemon_names(directory))
         typer.echo("stopped" if ran else f"nothing runs in {directory}")
 
@@ -107,8 +99,8 @@ def status(
     config: ConfigOption = None, state_dir: StateOption = None, as_json: JsonOption = False
 ) -> None:
     """Show each daemon: ready or why not, process, addresses. Exits 1 unless all are ready."""
-    with _one_line():
-        found = statuses(_state_dir(config, state_dir))
+    with one_line():
+        found = statuses(state_dir_of(config, state_dir))
         if as_json:
             typer.echo(json.dumps([asdict(each) for each in found], indent=2))
         elif found:
@@ -128,8 +120,8 @@ def wait_ready(
     ] = 30.0,
 ) -> None:
     """Wait until every daemon is ready; exits 1 and says what is missing if that takes too long."""
-    with _one_line():
-        directory = _state_dir(config, state_dir)
+    with one_line():
+        directory = state_dir_of(config, state_dir)
         deadline_s = time.monotonic() + timeout_s
         while True:
             found = statuses(directory)
@@ -145,23 +137,9 @@ def wait_ready(
 # --- pieces -------------------------------------------------------------------------------------
 
 
-class _one_line:  # noqa: N801 - reads as a function
-    """What went wrong becomes one line and an exit code."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PropiusError):
-            _fail(str(error), exit_codes.exit_code_of(error))
-
-
 def _fail(text: str, code: int = exit_codes.FAILED) -> NoReturn:
     typer.echo(f"propius: {text}", err=True)
     raise typer.Exit(code)
-
-
-def _state_dir(config: Path | None, state_dir: Path | None) -> Path:
-    return (state_dir or load_config(config).state_dir).absolute()
 
 
 def _stop_on_signals() -> threading.Event:

@@ -19,14 +19,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from propius.cli.status import DaemonStatus, is_alive, run_info, statuses
+from propius.cli.status import (
+    DaemonStatus,
+    daemon_names,
+    is_alive,
+    manager_name,
+    run_info,
+    statuses,
+)
 from propius.config import Config, config_yaml, load_config
 from propius.errors import PropiusError
 
@@ -88,7 +95,7 @@ class Cluster:
             "scheduler",
             "job_manager",
             "load_balancer",
-            *(f"client_manager-{number}" for number in range(managers)),
+            *(manager_name(number) for number in range(managers)),
         ]
         self._config = config
         self._overrides = overrides or {}
@@ -119,14 +126,16 @@ class Cluster:
         pid = supervisor_pid(self.directory)
         if pid:
             raise ClusterError(f"{self.directory}: a system runs here already (pid {pid})")
-        for folder in (self.directory, self.directory / "run", self.logs):
+        for folder in (self.directory, self.directory / "run" / "managers", self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for added in (self.directory / "run" / "managers").glob("*.conf"):
+            added.unlink()
         self._write_files()
         self._was_ready = False
         self._log_sizes = {name: len(self._log_text(name)) for name in self.names}
         with (self.logs / "supervisord.out").open("wb") as out:
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-s", "-c", self._conf],
+                [sys.executable, "-m", "propius.cli.supervise", "-n", "-s", "-c", self._conf],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -161,7 +170,7 @@ class Cluster:
         """Stop all and wait until no process is left; does nothing if nothing runs."""
         # Just started, it may not have written its pid file yet.
         ours = {self._supervisor.pid} if self._supervisor is not None else set()
-        stop_system(self.directory, self.names, ours)
+        stop_system(self.directory, sorted({*self.names, *daemon_names(self.directory)}), ours)
         if self._supervisor is not None:
             self._supervisor.wait(STOP_TIMEOUT_S)
             self._supervisor = None
@@ -191,7 +200,7 @@ class Cluster:
 
     def _log_text(self, name: str) -> str:
         try:
-            path = self.logs / f"{_program(name)}.log"
+            path = self.logs / f"{program_name(name)}.log"
             return path.read_text("utf-8", "replace")
         except OSError:
             return ""
@@ -218,8 +227,8 @@ class Cluster:
         return pid
 
     def statuses(self) -> list[DaemonStatus]:
-        """What each daemon is doing."""
-        return statuses(self.directory, self.names)
+        """What each daemon is doing, those that were added included and drained ones not."""
+        return statuses(self.directory)
 
     def admin(self, daemon: str) -> str:
         """host:port of a daemon's /readyz, /livez and /metrics."""
@@ -247,7 +256,7 @@ class Cluster:
         self.config_file.write_text(config_yaml(values))
         load_config(self.config_file)
         self._conf.write_text(self._supervisor_conf())
-        (self.directory / "run" / "cluster.json").write_text(json.dumps({"daemons": self.names}))
+        write_daemon_names(self.directory, self.names)
 
     def _choose_ports(self, values: dict[str, Any]) -> None:
         needed = [
@@ -266,14 +275,7 @@ class Cluster:
         control = ""
         if len(str(run)) < _UNIX_PATH_MAX - len("/supervisor.sock"):
             control = _CONTROL.format(run=_escaped(run))
-        programs = [
-            _template("supervisord_program.conf").format(
-                program=_program(name),
-                command=_escaped(shlex.join(self._command(name))),
-                logs=_escaped(self.logs),
-            )
-            for name in self.names
-        ]
+        programs = [program_section(self.directory, name) for name in self.names]
         return _template("supervisord_template.conf").format(
             directory=_escaped(self.directory),
             run=_escaped(run),
@@ -281,20 +283,11 @@ class Cluster:
             control=control,
             programs="".join(programs),
             servers=",".join(self.names[:SERVERS]),
-            client_managers=",".join(map(_program, self.names[SERVERS:])),
+            client_managers=",".join(map(program_name, self.names[SERVERS:])),
         )
 
-    def _command(self, name: str) -> list[str]:
-        """The console script beside this interpreter, else the module."""
-        daemon, _, number = name.partition("-")
-        script = Path(sys.executable).with_name(f"propius-controller-{daemon.replace('_', '-')}")
-        program = (
-            [str(script)] if script.exists() else [sys.executable, "-m", f"daemons.{daemon}.main"]
-        )
-        return [*program, *([number] if number else []), "--config", str(self.config_file)]
 
-
-# The socket is for `supervisorctl -c supervisord.conf`; Propius itself does not use it.
+# The socket is for `supervisorctl -c supervisord.conf` and `propius client-manager add`.
 _CONTROL: Final = """
 [unix_http_server]
 file={run}/supervisor.sock
@@ -306,6 +299,34 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{run}/supervisor.sock
 """
+
+
+def program_section(state_dir: Path, name: str) -> str:
+    """The part of supervisord's configuration that is about one daemon."""
+    manager = "-" in name
+    reason = "A wrong configuration (2) does not heal by itself"
+    return _template("supervisord_program.conf").format(
+        program=program_name(name),
+        command=_escaped(shlex.join(_command(state_dir, name))),
+        logs=_escaped(state_dir / "logs"),
+        exitcodes="0,2" if manager else "2",
+        exitcodes_reason=f"{reason}, a drained one (0) is meant to end."
+        if manager
+        else f"{reason}.",
+    )
+
+
+def program_name(daemon: str) -> str:
+    """supervisord's name for a daemon, as in the source's supervisord.conf."""
+    return daemon.replace("-", "_")
+
+
+def write_daemon_names(state_dir: Path, names: Sequence[str]) -> None:
+    """Say which daemons belong to this system now."""
+    path = state_dir / "run" / "cluster.json"
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(json.dumps({"daemons": list(names)}))
+    new.replace(path)
 
 
 def supervisor_pid(state_dir: Path) -> int:
@@ -368,9 +389,13 @@ def _wait_gone(pids: AbstractSet[int], timeout_s: float) -> None:
         time.sleep(LOOK_AGAIN_S)
 
 
-def _program(daemon: str) -> str:
-    """supervisord's name for a daemon, as in the source's supervisord.conf."""
-    return daemon.replace("-", "_")
+def _command(state_dir: Path, name: str) -> list[str]:
+    """The console script beside this interpreter, else the module."""
+    daemon, _, number = name.partition("-")
+    script = Path(sys.executable).with_name(f"propius-controller-{daemon.replace('_', '-')}")
+    program = [str(script)] if script.exists() else [sys.executable, "-m", f"daemons.{daemon}.main"]
+    config = state_dir / "config.yml"
+    return [*program, *([number] if number else []), "--config", str(config)]
 
 
 def _template(name: str) -> str:

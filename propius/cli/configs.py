@@ -20,6 +20,7 @@ app = typer.Typer(
 def check(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
     """Say whether FILE is right; exits 2 with one line that names the key if it is not."""
     _load(file)
+    _try_policy(load_config(file).scheduler.policy)
     typer.echo(f"{file}: right")
 
 
@@ -33,6 +34,17 @@ def show(
     """Print every key with the value that holds: defaults, FILE, environment variables."""
     values = _load(config)
     typer.echo(json.dumps(values, indent=2) if as_json else config_yaml(values), nl=as_json)
+
+
+def _try_policy(policy: str) -> None:
+    """A policy of the operator's own must be found and made, as the scheduler will."""
+    from propius import engine
+
+    try:
+        engine.Planner(policy=policy, dimensions=1)
+    except engine.EngineError as error:
+        typer.echo(f"propius: scheduler.policy: {error}", err=True)
+        raise typer.Exit(exit_codes.CONFIGURATION) from None
 
 
 def _load(file: Path | None) -> dict[str, object]:

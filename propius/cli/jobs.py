@@ -13,26 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from propius.cli.options import ConfigOption, JsonOption, StateOption, TimeoutOption, one_line
 from propius.cli.status import run_info
 from propius.config import load_config
-from propius.errors import PropiusError, UsageError
+from propius.errors import UsageError
 from propius.job import Operator
 from propius.messages import JobStatus
-from propius.shell import exit_codes
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel jobs, as the operator.")
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
-]
-StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
-]
-TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=3_600, metavar="SECONDS", help="To wait.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 JobArgument = Annotated[int, typer.Argument(metavar="JOB", min=0, help="The job's number.")]
 
 
@@ -93,7 +82,7 @@ def cancel(
 @contextmanager
 def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> Iterator[Operator]:
     """A connection to the job manager of the state directory; what goes wrong is one line."""
-    try:
+    with one_line():
         settings = load_config(config)
         directory = state_dir or settings.state_dir
         here = settings.job_manager
@@ -104,9 +93,6 @@ def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> 
         endpoint = endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         with Operator(endpoint, _key(directory), timeout_s=timeout_s) as operator:
             yield operator
-    except PropiusError as error:
-        typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.exit_code_of(error)) from None
 
 
 def _key(directory: Path) -> bytes:

@@ -38,6 +38,11 @@ def daemon_names(state_dir: Path) -> list[str]:
         return sorted(path.stem for path in (state_dir / "run").glob("*.json"))
 
 
+def manager_name(number: int) -> str:
+    """The name of a client manager."""
+    return f"client_manager-{number}"
+
+
 def statuses(state_dir: Path, names: Sequence[str] | None = None) -> list[DaemonStatus]:
     """One status for each daemon."""
     return [status(state_dir, name) for name in names or daemon_names(state_dir)]
@@ -86,21 +91,22 @@ def is_alive(pid: int) -> bool:
 
 
 def _health(admin: str) -> tuple[State, str]:
-    code, text = _get(admin, "/readyz")
+    code, text = get(admin, "/readyz")
     if code == 200:
-        live, why = _get(admin, "/livez")
+        live, why = get(admin, "/livez")
         return ("hung", why) if live == 503 else ("ready", "")
     if code == 503:
         return "not ready", text
     return "down", text
 
 
-def _get(admin: str, path: str) -> tuple[int, str]:
+def get(admin: str, path: str, bytes_max: int = 4_096) -> tuple[int, str]:
+    """Status and text of a page of an admin endpoint; 0 and the reason if it does not answer."""
     connection = http.client.HTTPConnection(admin, timeout=HTTP_TIMEOUT_S)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.status, response.read(4_096).decode("utf-8", "replace").strip()
+        return response.status, response.read(bytes_max).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         return 0, f"{admin} does not answer: {error}"
     finally:

@@ -6,7 +6,9 @@ length and so many bytes of MessagePack ``[now_ns, kind, payload]``, where paylo
 begins a new segment when it starts and when one has grown to 64 MiB; it never changes an old one.
 
 The writer gathers the records of one turn of the loop and appends them with one call. If the disk
-is full the log is closed, with one line in the program's log: decisions do not depend on it.
+is full the log is closed, with one line in the program's log and a figure: no decision depends on
+it. It stays closed until the next start, also when there is room: a log that ends is true as far as
+it goes, one with a hole would be replayed wrongly.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -87,10 +90,11 @@ class EventLogWriter:
             self._complain(self.closed_because)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the file; what a file system says only now comes too late to be of use."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
     def _next_segment(self, now_ns: int) -> None:
         self.close()
@@ -128,6 +132,15 @@ def segments(directory: Path) -> list[Path]:
     return sorted(
         (path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdecimal()), key=_number
     )
+
+
+def daemon_logs(directory: Path) -> dict[str, Path]:
+    """The logs below a directory (or the one that it is itself), by daemon."""
+    if segments(directory):
+        return {directory.name: directory}
+    return {
+        path.name: path for path in sorted(directory.iterdir()) if path.is_dir() and segments(path)
+    }
 
 
 def read_events(directory: Path, reading: Reading | None = None) -> Iterator[tuple[int, Message]]:

@@ -14,7 +14,10 @@ import threading
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-import structlog
+from propius.shell.light import without
+
+with without("rich"):
+    import structlog
 
 LINES_MAX: Final = 10_000
 SECRET_WORDS: Final = ("secret", "token", "key", "master", "password")

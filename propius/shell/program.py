@@ -27,7 +27,7 @@ import zmq
 from pydantic import BaseModel
 
 from propius.config import Config, ConfigError, load_config
-from propius.core import Core
+from propius.core import SECOND_NS, Core
 from propius.messages import LogOpened
 from propius.shell import exit_codes, logs
 from propius.shell.admin import AdminServer
@@ -42,6 +42,7 @@ from propius.shell.writer import Store
 
 ZMQ_VERSION_MIN: Final = (4, 3, 5)  # older ones crash on what a stranger may send
 STOP_WRITER_S: Final = 2.0
+RUN_FILE_BYTES: Final = 2_048  # always: on a full disk one start's file has room for the next one's
 
 Settings = TypeVar("Settings")
 
@@ -146,10 +147,14 @@ def run_file(state_dir: Path, name: str) -> Path:
 def write_private(path: Path, data: bytes) -> None:
     """A file that only its owner can read, there as a whole or not at all."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    new.replace(path)
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 # --- the steps -----------------------------------------------------------------------------------
@@ -204,12 +209,13 @@ def _serve(start: Start, build: Build, log: Any, lines: logs.LineQueue, stack: E
         "events_logged": events.events if events else 0,
         "event_log_failures": int(bool(events and events.closed_because)),
     }
-    path = run_file(start.config.state_dir, start.name)
-    stack.callback(path.unlink, missing_ok=True)
+    told = RunFile(run_file(start.config.state_dir, start.name), log)
+    stack.callback(told.path.unlink, missing_ok=True)
+    around.chores = told.retry
     admin.start()
 
     def announce(endpoints: dict[str, str]) -> None:
-        _write_run_file(path, start, endpoints, admin.address)
+        told.write(_run_facts(start, endpoints, admin.address))
         log.info("started", version=start.package_version, admin=admin.address, **endpoints)
 
     code = run(made.core, made.bindings, around, on_open=announce)
@@ -247,11 +253,21 @@ class _StateLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._fd)
-            text = f"{self._path} is locked: the same program runs on this state_dir already"
+            text = (
+                f"{self._path} is locked: this program runs on this state_dir already{self._pid()}"
+            )
             raise StartError(text, exit_codes.CANNOT_BIND) from None
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+    def _pid(self) -> str:
+        """Which process that is, if it has said so."""
+        try:
+            known = json.loads(self._path.with_suffix(".json").read_text())
+            return f" (pid {int(known['pid'])})"
+        except (OSError, ValueError, KeyError):
+            return ""
 
 
 def _open_event_log(start: Start, log: Any) -> EventLogWriter | None:
@@ -276,7 +292,7 @@ def _open_event_log(start: Start, log: Any) -> EventLogWriter | None:
     return EventLogWriter(Path(directory) / start.name, opened, complain)
 
 
-def _write_run_file(path: Path, start: Start, endpoints: dict[str, str], admin: str) -> None:
+def _run_facts(start: Start, endpoints: dict[str, str], admin: str) -> bytes:
     known = {
         "daemon": start.name,
         "pid": os.getpid(),
@@ -284,4 +300,42 @@ def _write_run_file(path: Path, start: Start, endpoints: dict[str, str], admin: 
         "admin": admin,
         "started_at_s": start.wall_s,
     }
-    write_private(path, json.dumps(known).encode())
+    return json.dumps(known).encode().ljust(RUN_FILE_BYTES)
+
+
+class RunFile:
+    """Tells others where a daemon is reached; on a full disk as soon as there is room."""
+
+    def __init__(self, path: Path, log: Any) -> None:
+        self.path = path
+        self._log = log
+        self._unwritten = b""
+        self._again_ns = 0
+
+    def write(self, data: bytes) -> None:
+        """Write it now, or keep it for ``retry``; one line in the log if it has to wait."""
+        try:
+            self._write(data)
+        except OSError as error:
+            if not self._unwritten:
+                self._log.warning("run_file_not_written", path=str(self.path), why=error.strerror)
+            self._unwritten = data
+        else:
+            self._unwritten = b""
+
+    def retry(self, now_ns: int) -> None:
+        """Try again, once a second, what could not be written."""
+        if self._unwritten and now_ns >= self._again_ns:
+            self._again_ns = now_ns + SECOND_NS
+            self.write(self._unwritten)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            write_private(self.path, data)
+        except OSError:
+            # The file of a start that was killed has room for this one.
+            room = self.path.stat().st_size if self.path.exists() else 0
+            if room < len(data):
+                raise
+            with self.path.open("r+b", buffering=0) as file:
+                file.write(data.ljust(room))

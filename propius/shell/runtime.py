@@ -18,17 +18,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 import zmq
 
 from propius.core import SECOND_NS, Commit, Core, Effect, Record, Say, Send
 from propius.shell.event_log import EventLogWriter
 from propius.shell.exit_codes import CONFIGURATION, OK, StartError
 from propius.shell.health import Health, LinkStats, Metrics
+from propius.shell.light import without
 from propius.shell.notify import Notifier
 from propius.shell.socket import Binding, ConnectionMonitor, LinkSocket, open_socket
 from propius.shell.wake import Shutdown, Wake
 from propius.shell.writer import BACKLOG_MAX, Committed, CommitWriter, Store
+
+with without("rich"):
+    import structlog
 
 TURN_NS: Final = SECOND_NS  # the loop turns at least so often, so that a hang shows
 PUBLISH_NS: Final = SECOND_NS // 10
@@ -53,6 +56,7 @@ class Surroundings:
     log: Any = field(default_factory=structlog.get_logger)
     clock: Callable[[], int] = time.monotonic_ns
     extra_counters: Callable[[], dict[str, int]] = dict
+    chores: Callable[[int], None] = lambda _now_ns: None  # called about ten times a second
 
 
 class Loop:
@@ -145,7 +149,6 @@ class Loop:
             if isinstance(result, Committed):
                 self._core.committed(now_ns, result.number)
             else:
-                self._around.log.error("commit_failed", why=result.reason, number=result.number)
                 self._core.commit_failed(now_ns, result.number, result.reason)
 
     def _tick(self, now_ns: int) -> None:
@@ -228,6 +231,7 @@ class Loop:
         if self._unseen:
             return
         self._publish_ns = now_ns + PUBLISH_NS
+        self._around.chores(now_ns)
         health = self._around.health
         draining = "stopping" if self._drain_until_ns is not None else ""
         health.not_ready = draining or self._core.not_ready()

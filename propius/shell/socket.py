@@ -305,5 +305,6 @@ def _set_options(socket: zmq.Socket[bytes], link: Link) -> None:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     else:
         socket.immediate = True
+        # Daemons are few: one that comes back is found at once, not when a long pause is over.
         socket.reconnect_ivl = 100
-        socket.reconnect_ivl_max = 1_000
+        socket.reconnect_ivl_max = 200

@@ -39,6 +39,20 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// No policy has an option of this name.
+    UnknownOption {
+        /// The name asked for.
+        name: String,
+    },
+    /// An option of a policy is outside its range.
+    BadOption {
+        /// Which option.
+        name: String,
+        /// The rule, in words, and what was given.
+        rule: String,
+    },
+    /// The policy failed; the planner's last plan stays.
+    Policy(crate::policy::PolicyError),
     /// The planner knows no such job.
     UnknownJob(Job),
     /// The planner knows no such client manager.
@@ -80,6 +94,15 @@ impl fmt::Display for Error {
                 let known: Vec<&str> = crate::policy::names().collect();
                 write!(f, "unknown policy {name:?}, known are {}", known.join(", "))
             }
+            Self::UnknownOption { name } => {
+                write!(
+                    f,
+                    "unknown option {name:?}, known are {}",
+                    crate::policy::OPTIONS.join(", ")
+                )
+            }
+            Self::BadOption { name, rule } => write!(f, "option {name} must be {rule}"),
+            Self::Policy(error) => error.fmt(f),
             Self::UnknownJob(job) => write!(f, "unknown job {job}"),
             Self::UnknownManager(manager) => write!(f, "unknown client manager {manager}"),
             Self::ConflictingRequirement(id) => {

@@ -21,10 +21,16 @@ pub mod matcher;
 pub mod planner;
 pub mod policy;
 mod random;
+pub mod reference;
 mod requirement;
+pub mod simulator;
 
 #[cfg(feature = "python")]
 mod python;
+#[cfg(feature = "python")]
+mod python_policy;
+#[cfg(feature = "python")]
+mod python_simulator;
 
 pub use error::{Error, Result};
 pub use requirement::{check_vector, meets};
@@ -39,7 +45,7 @@ pub type RequirementId = u32;
 pub type Manager = u32;
 
 /// One round of one job: what an offer lists and a charge is held against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoundKey {
     /// The job.
     pub job: Job,

@@ -6,12 +6,15 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "pyo3 passes what it extracted")]
 
+use std::collections::BTreeMap;
+
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::matcher::{self, MatcherConfig, PlanGroup, PlanRound, PlanUpdate};
 use crate::planner::{self, JobSpec, PlannerConfig};
-use crate::{Device, Error, RoundKey};
+use crate::policy::{JobHistory, Tier};
+use crate::{Device, Error, RoundKey, python_policy};
 
 pyo3::create_exception!(
     propius._core,
@@ -26,6 +29,12 @@ pyo3::create_exception!(
     EngineError,
     "The device's claim is undecided."
 );
+pyo3::create_exception!(
+    propius._core,
+    PolicyError,
+    EngineError,
+    "The policy raised, or its answer is no order of the open rounds."
+);
 pyo3::create_exception!(propius._core, InvariantBroken, EngineError, "A bug of the engine.");
 
 impl From<Error> for PyErr {
@@ -34,6 +43,7 @@ impl From<Error> for PyErr {
         match error {
             Error::MatcherFull { .. } => MatcherFull::new_err(text),
             Error::DeviceClaiming(_) => DeviceClaiming::new_err(text),
+            Error::Policy(_) => PolicyError::new_err(text),
             Error::Broken(_) => InvariantBroken::new_err(text),
             _ => EngineError::new_err(text),
         }
@@ -100,15 +110,17 @@ fn ids(list: Vec<Nat<u32>>) -> Vec<u32> {
     list.into_iter().map(|id| id.0).collect()
 }
 
-type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>);
+type NatRound = (Nat<u64>, Nat<u32>, Nat<u32>, Nat<u32>, Option<Tier>, Nat<u32>);
 type NatGroup = (Nat<u32>, Vec<f64>, Vec<NatRound>);
 type NatPreference = (Vec<Nat<u32>>, Vec<Nat<u32>>);
 
 fn plan_group((requirement_id, vector, rounds): NatGroup) -> PlanGroup {
-    let round = |(job, round, rank, quota): NatRound| PlanRound {
+    let round = |(job, round, rank, quota, tier, part): NatRound| PlanRound {
         key: key((job, round)),
         rank: rank.0,
         quota: quota.0,
+        tier,
+        part: part.0,
     };
     let rounds = rounds.into_iter().map(round).collect();
     PlanGroup { requirement_id: requirement_id.0, vector, rounds }
@@ -152,7 +164,10 @@ impl PyMatcher {
     }
 
     /// Replaces the plan; False if it is older than the current one.
-    #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback))]
+    #[pyo3(signature = (now_ns, *, version, seq, ranked, groups, preferences, fallback,
+        shuffle=None, partitions=Nat(0)),
+        text_signature = "(self, now_ns, *, version, seq, ranked, groups, preferences, fallback, \
+            shuffle=None, partitions=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn apply_plan(
         &mut self,
@@ -163,6 +178,8 @@ impl PyMatcher {
         groups: Vec<NatGroup>,
         preferences: Vec<NatPreference>,
         fallback: Vec<Nat<u32>>,
+        shuffle: Option<Nat<u64>>,
+        partitions: Nat<u32>,
     ) -> PyResult<bool> {
         let _ = now_ns;
         let preference = |(signature, order)| (ids(signature), ids(order));
@@ -173,6 +190,8 @@ impl PyMatcher {
             groups: groups.into_iter().map(plan_group).collect(),
             preferences: preferences.into_iter().map(preference).collect(),
             fallback: ids(fallback),
+            shuffle: shuffle.map(|seed| seed.0),
+            partitions: partitions.0,
         };
         Ok(self.0.apply_plan(update)?)
     }
@@ -191,7 +210,7 @@ impl PyMatcher {
         option: f64,
         hold_until_ns: Nat<u64>,
     ) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
+        Ok(tasks(self.0.check_in(now_ns.0, device.0, &spec, option, hold_until_ns.0)?))
     }
 
     /// New offers to those who wait, first come first served.
@@ -252,13 +271,20 @@ impl PyMatcher {
         buckets.map(|b| (b.start_ns, b.distinct_devices, b.specs, b.options)).collect()
     }
 
-    /// What a device with this spec would be offered now; nothing changes.
-    fn would_offer(&mut self, spec: Vec<f64>) -> PyResult<Vec<Task>> {
-        Ok(tasks(&self.0.would_offer(&spec)?))
+    /// What such a device would be offered now; nothing changes.
+    #[pyo3(signature = (spec, option=0.0, device=DeviceId(0)),
+        text_signature = "($self, spec, option=0.0, device='00000000000000000000000000000000')")]
+    fn would_offer(
+        &mut self,
+        spec: Vec<f64>,
+        option: f64,
+        device: DeviceId,
+    ) -> PyResult<Vec<Task>> {
+        Ok(tasks(&self.0.would_offer(device.0, &spec, option)?))
     }
 
     /// How many of each thing there are.
-    fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
+    fn counts(&self) -> BTreeMap<&'static str, usize> {
         let counts = self.0.counts();
         [
             ("waiting", counts.waiting),
@@ -288,26 +314,32 @@ struct PyPlanner(planner::Planner);
 impl PyPlanner {
     #[new]
     #[pyo3(signature = (*, policy, dimensions, seed=Nat(0), supply_window_ns=Nat(600_000_000_000),
-        supply_samples_max=Nat(65_536), first_version=Nat(0)),
+        supply_samples_max=Nat(65_536), first_version=Nat(0), options=None),
         text_signature = "(*, policy, dimensions, seed=0, supply_window_ns=600000000000, \
-            supply_samples_max=65536, first_version=0)")]
+            supply_samples_max=65536, first_version=0, options=None)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
+        py: Python<'_>,
         policy: String,
         dimensions: Nat<usize>,
         seed: Nat<u64>,
         supply_window_ns: Nat<u64>,
         supply_samples_max: Nat<usize>,
         first_version: Nat<u64>,
+        options: Option<BTreeMap<String, f64>>,
     ) -> PyResult<Self> {
-        let config = PlannerConfig {
-            policy,
-            dimensions: dimensions.0,
+        let mut config = PlannerConfig {
             seed: seed.0,
             supply_window_ns: supply_window_ns.0,
             supply_samples_max: supply_samples_max.0,
             first_version: first_version.0,
+            ..PlannerConfig::new(&policy, dimensions.0)
         };
-        Ok(Self(planner::Planner::new(&config)?))
+        for (name, value) in options.unwrap_or_default() {
+            config.set_option(&name, value)?;
+        }
+        let rule = python_policy::find(py, &policy)?;
+        Ok(Self(planner::Planner::with_rule(&config, rule)?))
     }
 
     /// Forgets jobs and rounds, before a snapshot; supply and managers stay.
@@ -335,6 +367,26 @@ impl PyPlanner {
         Ok(self.0.put_job(job.0, spec)?)
     }
 
+    /// What the job's earlier rounds came to.
+    fn set_history(
+        &mut self,
+        job: Nat<u64>,
+        rounds_succeeded: Nat<u32>,
+        devices_served: Nat<u64>,
+        last_scheduling_ns: Nat<u64>,
+        last_response_ns: Nat<u64>,
+        rounds_ns: Nat<u64>,
+    ) -> PyResult<()> {
+        let history = JobHistory {
+            rounds_succeeded: rounds_succeeded.0,
+            devices_served: devices_served.0,
+            last_scheduling_ns: last_scheduling_ns.0,
+            last_response_ns: last_response_ns.0,
+            rounds_ns: rounds_ns.0,
+        };
+        Ok(self.0.set_history(job.0, history)?)
+    }
+
     /// Forgets a job and its round.
     fn remove_job(&mut self, job: Nat<u64>) {
         self.0.remove_job(job.0);
@@ -349,8 +401,7 @@ impl PyPlanner {
         allocated: Nat<u32>,
         opened_ns: Nat<u64>,
     ) -> PyResult<()> {
-        let _ = opened_ns;
-        Ok(self.0.open_round(key((job, round)), demand.0, allocated.0)?)
+        Ok(self.0.open_round(key((job, round)), demand.0, allocated.0, opened_ns.0)?)
     }
 
     /// Sets the allocated slots; False if it is not the job's current round.
@@ -386,13 +437,13 @@ impl PyPlanner {
         self.0.remove_manager(manager.0);
     }
 
-    /// Makes the next plan.
-    fn plan(&mut self, now_ns: Nat<u64>) -> PyPlan {
-        PyPlan(self.0.plan(now_ns.0))
+    /// Makes the next plan; raises `PolicyError`.
+    fn plan(&mut self, now_ns: Nat<u64>) -> PyResult<PyPlan> {
+        Ok(PyPlan(self.0.plan(now_ns.0)?))
     }
 
     /// How many of each thing there are.
-    fn counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
+    fn counts(&self) -> BTreeMap<&'static str, usize> {
         let counts = self.0.counts();
         [
             ("jobs", counts.jobs),
@@ -401,6 +452,7 @@ impl PyPlanner {
             ("managers", counts.managers),
             ("specs", counts.specs),
             ("samples", counts.samples),
+            ("tiered_rounds", counts.tiered_rounds),
         ]
         .into()
     }
@@ -410,7 +462,8 @@ impl PyPlanner {
     }
 }
 
-type GroupTuple = (u32, Vec<f64>, Vec<(u64, u32, u32, u32)>);
+type RoundTuple = (u64, u32, u32, u32, Option<Tier>, u32);
+type GroupTuple = (u32, Vec<f64>, Vec<RoundTuple>);
 
 /// One plan, read-only.
 #[pyclass(module = "propius._core", name = "Plan", frozen)]
@@ -433,7 +486,9 @@ impl PyPlan {
     /// The groups, scarcest first, each with its rounds in the order of service.
     #[getter]
     fn groups(&self) -> Vec<GroupTuple> {
-        let round = |r: &planner::PlannedRound| (r.key.job, r.key.round, r.rank, r.remaining);
+        let round = |r: &planner::PlannedRound| {
+            (r.key.job, r.key.round, r.rank, r.remaining, r.tier, r.part)
+        };
         let group = |g: &planner::PlannedGroup| {
             (g.requirement_id, g.vector.clone(), g.rounds.iter().map(round).collect())
         };
@@ -450,6 +505,18 @@ impl PyPlan {
     #[getter]
     fn fallback(&self) -> Vec<u32> {
         self.0.fallback.clone()
+    }
+
+    /// What every client's own order of its rounds is drawn from, if there is one.
+    #[getter]
+    fn shuffle(&self) -> Option<u64> {
+        self.0.shuffle
+    }
+
+    /// Into how many parts devices are divided; 0 = none.
+    #[getter]
+    fn partitions(&self) -> u32 {
+        self.0.partitions
     }
 
     /// The managers that have quotas.
@@ -480,13 +547,19 @@ mod _core {
 
     #[pymodule_export]
     use super::{
-        DeviceClaiming, EngineError, InvariantBroken, MatcherFull, PyMatcher, PyPlan, PyPlanner,
+        DeviceClaiming, EngineError, InvariantBroken, MatcherFull, PolicyError, PyMatcher, PyPlan,
+        PyPlanner,
     };
+    #[pymodule_export]
+    use crate::python_simulator::{JobsError, PyTrace, SimulationStopped, TraceError, simulate};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("build_profile", crate::BUILD_PROFILE)?;
         module.add("__version__", crate::VERSION)?;
-        module.add("POLICIES", crate::policy::names().collect::<Vec<_>>())
+        module.add("POLICIES", crate::policy::names().collect::<Vec<_>>())?;
+        module.add("REFERENCE_POLICIES", crate::reference::POLICIES.to_vec())?;
+        module.add("REFERENCE_RULES", crate::python_simulator::reference_rules())?;
+        module.add("POLICY_OPTIONS", crate::policy::OPTIONS.to_vec())
     }
 }

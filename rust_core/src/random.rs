@@ -3,6 +3,8 @@
 //! Not for secrets. Written here rather than taken from a crate because results must stay the same
 //! from version to version: replaying an event log depends on it.
 
+use crate::{Device, RoundKey};
+
 /// A small deterministic generator.
 #[derive(Clone, Debug)]
 pub(crate) struct SplitMix64(u64);
@@ -27,8 +29,42 @@ impl SplitMix64 {
 
 /// One draw that depends on the arguments alone, not on how many draws were made before.
 pub(crate) fn draw(seed: u64, a: u64, b: u64) -> u64 {
-    let step = |state: u64, value: u64| mix(state ^ mix(value.wrapping_add(0x9e37_79b9_7f4a_7c15)));
     step(step(mix(seed), a), b)
+}
+
+/// The order in which one device goes through the rounds of one plan: ascending by [`Self::of`].
+#[derive(Clone, Copy)]
+pub(crate) struct DeviceOrder(u64);
+
+impl DeviceOrder {
+    pub(crate) fn new(seed: u64, device: Device, version: u64) -> Self {
+        let [high, low] = halves(device);
+        Self(step(step(step(mix(seed), version), high), low))
+    }
+
+    pub(crate) fn of(self, key: RoundKey) -> u64 {
+        step(step(self.0, key.job), u64::from(key.round))
+    }
+}
+
+/// The part, of `partitions`, that a device belongs to in a plan that has parts: from its id alone,
+/// so it is the same for every client manager. 0 if there are no parts.
+#[expect(clippy::cast_possible_truncation, reason = "it is below a u32")]
+pub fn part_of(device: Device, partitions: u32) -> u32 {
+    if partitions == 0 {
+        return 0;
+    }
+    let [high, low] = halves(device);
+    (draw(0, high, low) % u64::from(partitions)) as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half is wanted")]
+fn halves(device: Device) -> [u64; 2] {
+    [(device >> 64) as u64, device as u64]
+}
+
+fn step(state: u64, value: u64) -> u64 {
+    mix(state ^ mix(value.wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }
 
 fn mix(mut z: u64) -> u64 {

@@ -19,6 +19,10 @@ pub fn check_vector(what: &str, vector: &[f64], dimensions: usize) -> Result<()>
         let (what, got) = (what.to_owned(), vector.len());
         return Err(Error::WrongLength { what, expected: dimensions, got });
     }
+    // Without leaving early, so that several values are looked at in one step.
+    if vector.iter().fold(true, |good, value| good & is_good(*value)) {
+        return Ok(());
+    }
     match vector.iter().position(|value| !is_good(*value)) {
         None => Ok(()),
         Some(i) => Err(Error::BadValue { what: format!("{what}[{i}]"), value: vector[i] }),
@@ -34,7 +38,7 @@ pub(crate) fn check_value(what: &str, value: f64) -> Result<()> {
 }
 
 fn is_good(value: f64) -> bool {
-    value.is_finite() && value >= 0.0
+    (0.0..=f64::MAX).contains(&value)
 }
 
 /// The requirements that clients are compared with, each with a bit of its own.
@@ -79,6 +83,9 @@ impl Dimension {
     }
 
     fn remove_unmet(&self, value: f64, signature: &mut Bits) {
+        if self.sorted.first().is_none_or(|(strictest, _)| *strictest <= value) {
+            return; // the most usual case
+        }
         let unmet = self.sorted.partition_point(|(bound, _)| *bound > value);
         signature.remove_all(&self.strictest[unmet / STRIDE]);
         let rest = &self.sorted[unmet / STRIDE * STRIDE..unmet];

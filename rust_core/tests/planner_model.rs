@@ -101,7 +101,7 @@ fn step(planner: &mut Planner, model: &mut Model, now: u64, op: &Op) {
         Op::Open(key, demand, allocated) => {
             let known = model.jobs.contains_key(&key.job);
             let expected = if known { Ok(()) } else { Err(Error::UnknownJob(key.job)) };
-            assert_eq!(planner.open_round(*key, *demand, *allocated), expected);
+            assert_eq!(planner.open_round(*key, *demand, *allocated, 0), expected);
             if known {
                 model.rounds.insert(key.job, (key.round, *demand, *allocated));
             }
@@ -134,7 +134,7 @@ fn step(planner: &mut Planner, model: &mut Model, now: u64, op: &Op) {
             planner.remove_manager(*manager);
             model.managers.remove(manager);
         }
-        Op::Plan => compare(&planner.plan(now), model, now),
+        Op::Plan => compare(&planner.plan(now).expect("a plan"), model, now),
         Op::Reset => {
             planner.reset();
             model.jobs.clear();
@@ -189,7 +189,12 @@ proptest! {
         policy in prop::sample::select(_core::policy::names().collect::<Vec<_>>()),
         ops in prop::collection::vec((an_op(), 0..20_u64), 1..60),
     ) {
-        let config = PlannerConfig { supply_window_ns: WINDOW_NS, ..PlannerConfig::new(policy, 2) };
+        let windows = PlannerConfig {
+            supply_window_ns: WINDOW_NS,
+            supply_day_ns: 0,
+            ..PlannerConfig::new(policy, 2)
+        };
+        let config = windows;
         let mut planner = Planner::new(&config).expect("a good configuration");
         let (mut model, mut now) = (Model::default(), 0);
         for (op, pass_ns) in ops {

@@ -19,7 +19,7 @@ from typing import Final
 from propius import AsyncClient, AsyncConnection
 from propius.aio import AsyncAssignment
 from propius.messages import Offer, Task
-from tests.campaign.history import Recorder, lease_of
+from tests.campaign.history import Recorder, lease_of, told
 
 CLIENTS_PER_CONNECTION: Final = 30
 WAIT_S: Final = 2.0  # how long a check-in is held
@@ -96,7 +96,7 @@ class Phone:
         recorder = self.world.recorder
         asked = recorder.ask(self.device_id, "decline")
         done = self.client.decline(offer.tasks)
-        if await recorder.follow(asked, _true(done)):
+        if await recorder.follow(asked, told(done)):
             recorder.ok(asked)
 
     async def _accept(self, task: Task) -> AsyncAssignment | None:
@@ -142,14 +142,8 @@ class Phone:
             lease=lease_of(given.token).lease,
             outcome=outcome,
         )
-        if await recorder.follow(asked, _true(self.client.report(given, outcome))):
+        if await recorder.follow(asked, told(self.client.report(given, outcome))):
             recorder.ok(asked)
-
-
-async def _true(done: object) -> bool:
-    """An answer that says nothing, as one that is not None."""
-    await done  # type: ignore[misc]
-    return True
 
 
 async def show_token(endpoint: str, token: bytes) -> bool:

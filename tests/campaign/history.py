@@ -49,6 +49,12 @@ def lease_of(token: bytes) -> tokens.Lease:
     return msgspec.msgpack.decode(token[: -tokens.TAG_BYTES], type=tokens.Lease)
 
 
+async def told(done: Awaitable[None]) -> bool:
+    """An answer that says nothing but that it is done, as one that is not None."""
+    await done
+    return True
+
+
 class Recorder:
     """The history of one process."""
 

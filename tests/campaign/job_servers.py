@@ -20,7 +20,7 @@ from propius import AsyncJob, StaleTokenError
 from propius.messages import RoundStatus
 from tests.campaign.checker import OVER
 from tests.campaign.devices import line_of_stdin
-from tests.campaign.history import Recorder, lease_of
+from tests.campaign.history import Recorder, lease_of, told
 
 DEMAND: Final = (8, 40)
 LEASE_S: Final = 4.0
@@ -77,7 +77,7 @@ class Server:
         for number in sorted(self.rounds):
             await self._watch("final", number, 0, 0.0)
         asked = self.recorder.ask(self.name, "complete_job", job=self.job.id)
-        if await self.recorder.follow(asked, _true(self.job.complete_job())):
+        if await self.recorder.follow(asked, told(self.job.complete_job())):
             self.recorder.ok(asked)
         await self.job.close()
 
@@ -134,7 +134,7 @@ class Server:
     async def _end(self, number: int) -> None:
         assert self.job is not None
         asked = self.recorder.ask(self.name, "end_request", job=self.job.id, round_no=number)
-        if await self.recorder.follow(asked, _true(self.job.end_request(number))):
+        if await self.recorder.follow(asked, told(self.job.end_request(number))):
             self.recorder.ok(asked)
 
     # --- the data plane --------------------------------------------------------------------------
@@ -161,12 +161,6 @@ class Server:
             return False
         self.recorder.ok(asked, job=lease.job, round=lease.round, slot=lease.slot)
         return True
-
-
-async def _true(done: object) -> bool:
-    """An answer that says nothing, as one that is not None."""
-    await done  # type: ignore[misc]
-    return True
 
 
 async def run(endpoint: str, jobs: int, seed: int, path: Path) -> None:

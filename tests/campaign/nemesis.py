@@ -27,6 +27,7 @@ KINDS: Final = {
     "hold": LINKS,
     "half-close": LINKS,
     "disk-full": ("job_manager",),
+    "file-limit": ("job_manager",),
 }
 OFTEN: Final = ("kill", "kill", "kill", "freeze", "restart", "cut", "hold", "half-close")
 
@@ -73,7 +74,8 @@ class Nemesis:
             "kill": self._kill,
             "freeze": self._freeze,
             "restart": self._restart,
-            "disk-full": self._disk_full,
+            "disk-full": self._disk_full if self.disk.is_mounted else self._file_limit,
+            "file-limit": self._file_limit,
         }
         acts.get(fault.kind, self._disturb)(fault)
         struck_s = time.monotonic()
@@ -101,26 +103,31 @@ class Nemesis:
         proxy.heal()
 
     def _disk_full(self, fault: Fault) -> None:
-        """The store cannot write for a while: the job manager stays up and says why.
+        """The store's file system has no room: the job manager stays up, and says why.
 
         SQLite writes its log round and round in a file that it has made, and would not notice a
         full disk for long. So the disk is filled while the job manager restarts.
         """
-        name = fault.target
-        if self.disk.is_mounted:
-            self.site.stop(name)
-            self.disk.fill()
-            self.site.start(name)
-        else:
-            limit_files(self.site.processes[name].pid, LIMIT_BYTES)
+        self.site.stop(fault.target)
+        self.disk.fill()
+        self.site.start(fault.target)
         try:
-            until(self._cannot_write, "a job manager that complains of its store")
-            time.sleep(fault.hold_s)  # the fault itself
+            self._without_store(fault)
         finally:
-            if self.disk.is_mounted:
-                self.disk.free()
-            else:
-                limit_files(self.site.processes[name].pid, -1)
+            self.disk.free()
+
+    def _file_limit(self, fault: Fault) -> None:
+        """The live job manager's writes fail, from one moment to the next."""
+        pid = self.site.processes[fault.target].pid
+        limit_files(pid, LIMIT_BYTES)
+        try:
+            self._without_store(fault)
+        finally:
+            limit_files(pid, -1)
+
+    def _without_store(self, fault: Fault) -> None:
+        until(self._cannot_write, "a job manager that complains of its store")
+        time.sleep(fault.hold_s)  # the fault itself
 
     def _cannot_write(self) -> bool:
         now = self.site.status("job_manager")

@@ -10,7 +10,6 @@ Not here: recovery times under a supervisor (:mod:`tests.campaign.recovery`).
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ import psutil
 
 from daemons.event_log_check import check as check_log
 from daemons.job_manager import records
+from daemons.store.sqlite import SqliteStore
+from evaluation.replay import replay
 from propius.job import Operator
 from propius.messages import JobStatus
 from tests.campaign.checker import Final as EndState
@@ -102,13 +103,16 @@ class Campaign:
         faults: int = 15,
         clients: int = 300,
         jobs: int = 4,
+        may_mount: bool = True,
+        plan: Sequence[Fault] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder
         self.seed = seed
-        self.plan: list[Fault] = draw(seed, faults)
+        self.plan = list(plan) or draw(seed, faults)
         self.clients = clients
         self.jobs = jobs
+        self.may_mount = may_mount
         self.say = say
         self.outcome = Outcome(seed)
         self.histories = [folder / "devices.jsonl", folder / "job_servers.jsonl"]
@@ -126,9 +130,9 @@ class Campaign:
 
     def _run(self) -> EndState:
         with ExitStack() as stack:
-            disk = Disk(self.folder / "disk")
+            disk = Disk(self.folder / "disk", may_mount=self.may_mount)
             stack.callback(disk.close)
-            self.outcome.disk = "small tmpfs" if disk.is_mounted else "limit of file sizes"
+            self.outcome.disk = disk.name
             store = disk.folder / "propius.db"
             site = Site(self.folder, store)
             stack.callback(site.end)
@@ -222,6 +226,9 @@ class Campaign:
         self.outcome.log_counts = dict(report.counts)
         for violation in report.violations:
             yield f"propius log verify: {violation}"
+        for daemon in replay(site.events).daemons:
+            for difference in daemon.differences:
+                yield f"propius replay: {daemon.daemon}: {difference}"
 
 
 def order(program: subprocess.Popen[bytes]) -> None:
@@ -233,25 +240,24 @@ def order(program: subprocess.Popen[bytes]) -> None:
 
 def read_store(path: Path, jobs: Sequence[JobStatus]) -> EndState:
     """The final state: what the operator was told, and what is in the file."""
-    db = sqlite3.connect(path)
+    store = SqliteStore(path)
     try:
-        rows = db.execute("SELECT tab, key, value FROM records").fetchall()
+        tables = store.load()
     finally:
-        db.close()
+        store.close()
     stored_jobs: dict[int, str] = {}
     stored_rounds: dict[tuple[int, int], StoredRound] = {}
-    for table, key, value in rows:
-        if table == records.Job.table:
-            job = records.decode(records.Job, key, value)
-            stored_jobs[job.job] = str(job.state)
-        elif table == records.Round.table:
-            round_ = records.decode(records.Round, key, value)
-            stored_rounds[round_.job, round_.round] = StoredRound(
-                state=str(round_.state),
-                version=round_.version,
-                demand=round_.demand,
-                completed=round_.completed,
-                failed=round_.failed,
-                expired=round_.expired,
-            )
+    for key, value in tables.get(records.Job.table, {}).items():
+        job = records.decode(records.Job, key, value)
+        stored_jobs[job.job] = str(job.state)
+    for key, value in tables.get(records.Round.table, {}).items():
+        round_ = records.decode(records.Round, key, value)
+        stored_rounds[round_.job, round_.round] = StoredRound(
+            state=str(round_.state),
+            version=round_.version,
+            demand=round_.demand,
+            completed=round_.completed,
+            failed=round_.failed,
+            expired=round_.expired,
+        )
     return EndState(jobs, stored_jobs, stored_rounds)

@@ -27,6 +27,7 @@ from propius.messages import GetSchema, Header, encode
 
 PATIENCE_S: Final = 40.0
 LOOK_AGAIN_S: Final = 0.02
+PROBE: Final = "0f" * 16  # no device of the campaign
 PROBE_MS: Final = 250
 MANAGERS: Final = 2
 SERVERS: Final = ("scheduler", "job_manager", "load_balancer")
@@ -57,16 +58,18 @@ class Disk:
     for the live process, which gives the same errors from ``write``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, may_mount: bool = True) -> None:
         self.folder = folder
+        self.is_mounted = False
         self._ballast = folder / "ballast"
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "propius-campaign"]
-        try:
-            done = subprocess.run([*command, str(folder)], capture_output=True, check=False)
-            self.is_mounted = done.returncode == 0
-        except OSError:  # there is no mount
-            self.is_mounted = False
+        if may_mount:
+            self._mount()
+
+    @property
+    def name(self) -> str:
+        """How it becomes full, in words."""
+        return "small tmpfs" if self.is_mounted else "limit of file sizes"
 
     def fill(self) -> None:
         """Leave only a little room."""
@@ -82,6 +85,14 @@ class Disk:
         """Take the file system away again."""
         if self.is_mounted:
             subprocess.run(["umount", self.folder], check=True)
+
+    def _mount(self) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "propius-campaign"]
+        try:
+            done = subprocess.run([*command, str(self.folder)], capture_output=True, check=False)
+            self.is_mounted = done.returncode == 0
+        except OSError:
+            pass  # there is no such program
 
 
 def limit_files(pid: int, size_bytes: int) -> None:
@@ -99,7 +110,6 @@ class Site:
         self.state = folder / "state"
         self.events = folder / "events"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.starts = 0
         self.ports = dict(
             zip(
                 (
@@ -138,7 +148,6 @@ class Site:
             self.processes[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
-        self.starts += 1
 
     def send(self, name: str, number: int) -> None:
         """Send a daemon a signal."""
@@ -170,10 +179,6 @@ class Site:
             until(lambda name=name: self.status(name).state == "ready", f"{name} ready")  # type: ignore[misc]
         for link in ("clients", "jobs"):
             until(lambda link=link: answers(self.ports[f"via-{link}"]), f"answer on {link}")  # type: ignore[misc]
-
-    def open_ports(self) -> list[str]:
-        """The ports on which somebody listens."""
-        return [name for name, port in self.ports.items() if listens(port)]
 
     def end(self) -> None:
         """Kill what is left, also what is frozen."""
@@ -221,6 +226,6 @@ def answers(port: int) -> bool:
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket_:
         socket_.linger = 0
         socket_.connect(f"tcp://127.0.0.1:{port}")
-        header = Header(kind=GetSchema.kind, sender="probe", session=1, request=1)
+        header = Header(kind=GetSchema.kind, sender=PROBE, session=1, request=1)
         socket_.send_multipart(encode(header, GetSchema()))
         return bool(socket_.poll(PROBE_MS))

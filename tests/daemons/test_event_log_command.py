@@ -18,10 +18,13 @@ from propius.messages import (
     LeaseEnded,
     LeaseGranted,
     LogOpened,
+    ManagerJoined,
+    ManagerLeft,
     Message,
     Offered,
     Outcome,
     RoundOpened,
+    SupplyReceived,
 )
 from propius.shell.event_log import EventLogWriter, segments
 
@@ -238,3 +241,34 @@ def test_show_prints_events_in_order_of_time(tmp_path: Path, run: Runner) -> Non
     code, output = run("show", "--kind", "lease_granted", tmp_path)
     assert code == 0
     assert output.count("\n") == 2
+
+
+def test_managers_come_and_go_in_order(tmp_path: Path) -> None:
+    """Joins and leaves are counted; a scheduler that was restarted starts with nobody."""
+    joined, left = ManagerJoined(manager=1, incarnation=5), ManagerLeft(manager=1, incarnation=5)
+    supply = SupplyReceived(manager=1, seq=1, buckets=[])
+    write(tmp_path, "scheduler", joined, supply, left, joined)
+    write(tmp_path, "scheduler", joined, supply, incarnation=2, at=10)
+    report = check(tmp_path)
+    assert not report.violations
+    assert report.counts["client managers joined"] == 3
+    assert report.counts["client managers left"] == 1
+
+
+@pytest.mark.parametrize(
+    "events,said",
+    [
+        ([ManagerJoined(manager=1, incarnation=5)] * 2, "joined twice"),
+        ([ManagerLeft(manager=1, incarnation=5)], "left, but was not there"),
+        (
+            [ManagerJoined(manager=1, incarnation=5), ManagerLeft(manager=1, incarnation=6)],
+            "left, but was not there",
+        ),
+        ([SupplyReceived(manager=1, seq=1, buckets=[])], "which is not there"),
+    ],
+)
+def test_managers_out_of_order_are_found(tmp_path: Path, events: list[Message], said: str) -> None:
+    """Quotas cannot be replayed from a log that does not say who was there."""
+    write(tmp_path, "scheduler", *events)
+    (violation,) = check(tmp_path).violations
+    assert said in violation

@@ -53,7 +53,18 @@ def config(tmp_path: Path) -> Path:
 def test_help_teaches_the_commands() -> None:
     """The first help lists every command, also those that other packages bring."""
     text = propius("--help")
-    for command in ("up", "down", "status", "wait-ready", "job", "config", "demo", "log"):
+    commands = (
+        "up",
+        "down",
+        "status",
+        "wait-ready",
+        "job",
+        "config",
+        "client-manager",
+        "demo",
+        "log",
+    )
+    for command in commands:
         assert f" {command} " in text, command
 
 
@@ -88,6 +99,11 @@ def test_commands_without_a_system_say_so(config: Path) -> None:
     assert "not ready" in propius("wait-ready", "--config", config, "--timeout", "0", code=1)
     assert "nothing runs" in propius("down", "--config", config)
     assert "operator.key" in propius("job", "list", "--config", config, code=1)
+    assert "load_balancer" in propius("client-manager", "list", "--config", config, code=1)
+    for verb in ("drain", "add"):
+        said = propius("client-manager", verb, "1", "--config", config, code=1)
+        assert "no system here" in said
+        assert said.count("\n") == 1
 
 
 @pytest.fixture
@@ -157,9 +173,9 @@ def test_wrong_overrides_are_refused_before_anything_starts(tmp_path: Path) -> N
 
 
 def test_daemon_that_refuses_to_start_ends_the_wait(tmp_path: Path) -> None:
-    """An unknown policy keeps the scheduler down: its reason is the error, and nothing is left."""
-    cluster = Cluster(tmp_path, managers=1, overrides={"scheduler": {"policy": "alphabetical"}})
-    with pytest.raises(ClusterError, match=r"scheduler\.policy: .*alphabetical"), cluster:
+    """A policy that cannot be loaded keeps the scheduler down; it says why, nothing is left."""
+    cluster = Cluster(tmp_path, managers=1, overrides={"scheduler": {"policy": "no_such:Policy"}})
+    with pytest.raises(ClusterError, match=r"scheduler\.policy: .*no_such"), cluster:
         pytest.fail("it was ready")
     assert {each.state for each in cluster.statuses()} == {"down"}
 

@@ -100,6 +100,11 @@ def test_duplicate_key_is_refused(tmp_path: Path) -> None:
         ("schema.attributes.0.max", "schema: {attributes: [{name: ram, max: 0}]}"),
         ("schema.attributes", "schema: {attributes: []}"),
         ("scheduler", "scheduler: 3"),
+        ("scheduler.policy", "scheduler: {policy: alphabetical}"),
+        ("scheduler.policy_options", "scheduler: {policy_options: {fairnes: 2}}"),
+        ("scheduler.policy_options.fairness", "scheduler: {policy_options: {fairness: -1}}"),
+        ("scheduler.policy_options.tiers", "scheduler: {policy_options: {tiers: 2.5}}"),
+        ("scheduler.policy_options.fairness", "scheduler: {policy_options: {fairness: much}}"),
         ("state_dir", "state_dir: ''"),
     ],
 )
@@ -118,6 +123,7 @@ def test_value_out_of_range_names_its_key(tmp_path: Path, key: str, text: str) -
         ("job_manager.lease_default_s", "job_manager: {lease_default_s: 100, lease_max_s: 10}"),
         ("client_manager.retry_min_s", "client_manager: {retry_min_s: 9, retry_max_s: 8}"),
         ("scheduler.port", "scheduler: {port: 50001}"),
+        ("scheduler.policy_options.seed", "scheduler: {policy_options: {seed: 3}}"),
         ("schema.attributes", "schema: {attributes: [{name: a, max: 1}, {name: a, max: 2}]}"),
     ],
 )

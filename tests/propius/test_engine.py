@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ DEVICE = "0123456789abcdef" * 2
 OTHER = "f" * 32
 
 
-def a_planner(policy: str = "fifo", **settings: int) -> Planner:
+def a_planner(policy: str = "fifo", **settings: Any) -> Planner:
     """A planner with one manager and one job (7) that lacks three devices."""
     planner = Planner(policy=policy, dimensions=2, **settings)
     planner.add_manager(0)
@@ -59,8 +60,8 @@ def test_a_plan_shows_groups_rounds_and_quotas() -> None:
     planner = a_planner()
     plan = planner.plan(0)
     assert (plan.version, plan.ranked, plan.managers) == (1, True, [0])
-    assert plan.groups == [(0, [2.0, 0.0], [(7, 0, 0, 3)])]
-    assert engine.groups_for(plan, 0) == [(0, [2.0, 0.0], [(7, 0, 0, 3)])]
+    assert plan.groups == [(0, [2.0, 0.0], [(7, 0, 0, 3, None, 0)])]
+    assert engine.groups_for(plan, 0) == [(0, [2.0, 0.0], [(7, 0, 0, 3, None, 0)])]
     assert (plan.preferences, plan.fallback, plan.quotas(0)) == ([], [0], [3])
     assert "job 7 round 0 lacks 3" in plan.explain()
     assert planner.plan(0).version == 2
@@ -90,7 +91,7 @@ def test_a_round_leaves_the_plan_when_it_is_full_or_closed() -> None:
     assert not planner.set_allocated(8, 0, 0), "not a job"
     planner.open_round(7, 1, demand=2, allocated=0, opened_ns=0)
     planner.close_round(7, 0)
-    assert [rounds for _, _, rounds in planner.plan(0).groups] == [[(7, 1, 0, 2)]]
+    assert [rounds for _, _, rounds in planner.plan(0).groups] == [[(7, 1, 0, 2, None, 0)]]
     planner.close_round(7, 1)
     assert planner.plan(0).groups == []
     planner.reset()
@@ -111,7 +112,10 @@ BAD_CALLS: list[tuple[str, Callable[[], object]]] = [
     ("spec has 3 values", lambda: a_matcher().would_offer([1.0, 1.0, 1.0])),
     ("dimensions must be", lambda: Matcher(dimensions=0)),
     ("waiting_max must be", lambda: Matcher(dimensions=1, waiting_max=0)),
-    ("known are fifo, random, srsf, irs", lambda: Planner(policy="best", dimensions=1)),
+    (
+        "known are fifo, random, random-per-client",
+        lambda: Planner(policy="best", dimensions=1),
+    ),
     ("supply_samples_max must be", lambda: a_planner(supply_samples_max=0)),
     ("requirement has 1 values", lambda: a_planner().put_job(8, 1, [1.0], 0, 1, 1)),
     (r"requirement\[0\] is NaN", lambda: a_planner().put_job(8, 1, [float("nan"), 1.0], 0, 1, 1)),
@@ -176,7 +180,7 @@ def test_special_errors_are_engine_errors_of_their_own_kind() -> None:
 @pytest.mark.parametrize("policy", engine.POLICIES)
 def test_two_thousand_requirements_hide_no_job(policy: str) -> None:
     """A client that is eligible for the last of 2,000 jobs only is offered it, by every policy."""
-    planner = Planner(policy=policy, dimensions=1)
+    planner = Planner(policy=policy, dimensions=1, options={"partitions": 1})
     planner.add_manager(0)
     for job in range(2000):
         planner.put_job(job, job, [float(2000 - job)], job, 1, 1)
@@ -191,7 +195,7 @@ def test_two_thousand_requirements_hide_no_job(policy: str) -> None:
 def test_the_module_names_what_it_is() -> None:
     """Benchmarks refuse a debug build by this, and the CLI lists the policies."""
     assert engine.build_profile in {"release", "debug"}
-    assert engine.POLICIES == ["fifo", "random", "srsf", "irs"]
+    assert {"fifo", "random", "srsf", "irs", "venn"} <= set(engine.POLICIES)
     assert engine.__version__.count(".") == 2
     assert all(hasattr(engine, name) for name in engine.__all__)
 

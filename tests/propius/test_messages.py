@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -61,6 +63,10 @@ def values_of(annotation: Any, meta: Meta = ANY) -> st.SearchStrategy[Any]:
         return st.dictionaries(values_of(args[0]), values_of(args[1]), max_size=longest)
     if origin is tuple:
         return st.tuples(*(values_of(each) for each in args))
+    if origin in {Union, UnionType}:
+        return st.one_of([values_of(each) for each in args])
+    if annotation is type(None):
+        return st.none()
     if issubclass(annotation, enum.Enum):
         return st.sampled_from(list(annotation))
     if issubclass(annotation, Struct):
@@ -160,6 +166,73 @@ def test_a_wrong_field_is_named(kind: str, changed: dict[str, Any], field: str) 
     assert caught.value.field.startswith(field)
     assert kind in str(caught.value)
     assert caught.value.reply().field == caught.value.field
+
+
+def places(annotation: Any, kind: type, path: str = "") -> Iterator[tuple[str, Meta]]:
+    """Where values of this type are in a message, and what limits them."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner, meta = args[0], args[1]
+        if inner is kind:
+            yield path, meta
+        else:
+            yield from places(inner, kind, path)
+    elif annotation is kind:
+        yield path, ANY
+    elif isinstance(annotation, type) and issubclass(annotation, Struct):
+        for name, hint in get_type_hints(annotation, include_extras=True).items():
+            if get_origin(hint) is not ClassVar:
+                yield from places(hint, kind, f"{path}.{name}")
+    else:
+        for each in args:
+            yield from places(each, kind, f"{path}[]")
+
+
+NUMBERS = [
+    (name + path, number, meta)
+    for name, cls in MESSAGES.items()
+    for number in (int, float)
+    for path, meta in places(cls, number)
+]
+
+
+@pytest.mark.parametrize("place,number,meta", NUMBERS, ids=[place for place, _, _ in NUMBERS])
+def test_every_number_is_bounded_on_both_sides(place: str, number: type, meta: Meta) -> None:
+    """So a message with NaN, an infinity or a number too large never gets past the decoder."""
+    assert meta.ge is not None
+    assert meta.le is not None
+    decoder = msgspec.msgpack.Decoder(Annotated[number, meta])
+    for wrong in (math.nan, math.inf, -math.inf, meta.le * 2 + 1, meta.ge - 1):
+        with pytest.raises(msgspec.ValidationError):
+            decoder.decode(PACK(wrong))
+
+
+JOB = [1, 0, [1.0], {"images": 1.0}, 0, 1, 1, -1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "kind,body,field",
+    [
+        ("supply", lambda x: {"seq": 1, "buckets": [[0, 1, [1.0, x], [1.0]]]}, "buckets[0][2][1]"),
+        ("supply", lambda x: {"seq": 1, "buckets": [[0, 1, [1.0], [x]]]}, "buckets[0][3][0]"),
+        ("snapshot", lambda x: {"seq": 1, "jobs": [[*JOB[:2], [x], *JOB[3:]]]}, "jobs[0][2][0]"),
+        ("snapshot", lambda x: {"seq": 1, "jobs": [[*JOB[:3], {"n": x}, *JOB[4:]]]}, "jobs[0][3]"),
+        ("check_in", lambda x: {**CHECK_IN, "spec": [x]}, "spec[0]"),
+        ("check_in", lambda x: {**CHECK_IN, "option": x}, "option"),
+        ("register", lambda x: {**REGISTER, "requirement": [x]}, "requirement[0]"),
+        ("error", lambda x: {"code": "busy", "text": "", "retry_after_s": x}, "retry_after_s"),
+    ],
+)
+def test_nan_and_infinities_are_refused_wherever_they_are(
+    wrong: float, kind: str, body: Any, field: str
+) -> None:
+    """Inside messages and events too: a bad peer's NaN would spoil every later comparison."""
+    decode_payload(kind, PACK(body(1.0)), bytes_max=PAYLOAD_BYTES_MAX)
+    with pytest.raises(DecodeError) as refused:
+        decode_payload(kind, PACK(body(wrong)))
+    assert refused.value.code is ErrorCode.INVALID
+    assert refused.value.field.startswith(field)
 
 
 @pytest.mark.parametrize("missing", sorted(REGISTER))

@@ -227,7 +227,9 @@ def test_a_restarted_manager_is_a_new_peer_under_the_same_name(
         wire.owner.listener.unreachable(wire.now_ns, b"a1")
     second(wire)
     assert wire.manager.dialer.up == unreachable
-    wire.run(SILENCE_NS + TAKEN_AGAIN_NS)
+    wire.run(SECOND_NS)
+    assert not wire.manager.dialer.taken
+    wire.run(SILENCE_NS + TAKEN_AGAIN_NS - SECOND_NS)
     assert wire.manager.dialer.up
     assert not wire.manager.dialer.taken
     assert [peer.incarnation for peer in wire.owner.fresh] == [11, 12]

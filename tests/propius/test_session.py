@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from propius import errors, messages
-from propius.calls import Calls
+from propius.calls import STEPS_MAX, Calls
 from propius.core import SECOND_NS
 from propius.job_session import JobTerms
 from propius.messages import (
@@ -21,7 +21,7 @@ from propius.messages import (
     decode_header,
     decode_payload,
 )
-from propius.session import REPLY_S, to_exception
+from propius.session import REPLY_S, UNREADABLE_MAX, Heard, Step, Talk, to_exception
 from tests.propius.virtual_server import (
     SCHEMA,
     TIMEOUT_S,
@@ -230,13 +230,53 @@ def test_an_answer_of_the_wrong_kind_is_a_protocol_error() -> None:
         world.run(registered_job().heartbeat())
 
 
-def test_an_answer_that_cannot_be_read_is_a_protocol_error() -> None:
-    """A broken payload under the right header does not hang the caller."""
+def torn(header: Header) -> Frames:
+    """An answer whose payload cannot be read."""
+    return (answer(header, Ok())[0], b"\x81\xa1x\x01")
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again() -> None:
+    """The same number gets the remembered answer; the round that it told of is not lost."""
+    world, session = World(lambda header, message: None), registered_job()
+    call = world.start(session.start_request())
+    world.run_until(lambda: len(world.sent) == 1)
+    world.server = polite
+    world.arrive(torn(decode_header(world.sent[0][1][0])))
+    world.run_until(lambda: call.done)
+    assert call.result() == 0
+    assert len(world.sent) == 2
+    assert len({frames for _, frames in world.sent}) == 1
+
+
+def test_an_accept_whose_answer_is_torn_gets_its_slot() -> None:
+    """Without the second try the device would hold a lease that it does not know of."""
+    given: list[Header] = []
+
+    def server(header: Header, message: Message) -> Message | None:
+        if not isinstance(message, messages.Accept):
+            return polite(header, message)
+        given.append(header)
+        if len(given) == 1:
+            return None
+        assert (header.session, header.request) == (given[0].session, given[0].request)
+        return polite(header, message)
+
+    world = World(server)
+    session = client()
+    call = world.start(session.accept(7, 0))
+    world.run_until(lambda: len(given) == 1)
+    world.arrive(torn(given[0]))
+    world.run_until(lambda: call.done)
+    assert call.result().job == 7
+
+
+def test_a_server_that_never_answers_readably_is_a_protocol_error() -> None:
+    """After a few such answers the caller learns what was wrong with the last."""
     world, session = World(lambda header, message: None), registered_job()
     call = world.start(session.heartbeat())
-    world.run_until(lambda: len(world.sent) == 1)
-    header = decode_header(world.sent[0][1][0])
-    world.arrive((answer(header, Ok())[0], b"\x81\xa1x\x01"))
+    for number in range(1, UNREADABLE_MAX + 1):
+        world.run_until(lambda number=number: len(world.sent) == number)  # type: ignore[misc]
+        world.arrive(torn(decode_header(world.sent[-1][1][0])))
     world.run_until(lambda: call.done)
     with pytest.raises(errors.ProtocolError, match="unknown field `x`"):
         call.result()
@@ -278,6 +318,38 @@ def test_a_value_that_no_server_accepts_is_never_sent() -> None:
         with pytest.raises(errors.InvalidValueError):
             world.run(talk)
     assert not world.sent
+
+
+def test_a_talk_that_never_waits_is_ended() -> None:
+    """A step that is always due would spin for ever; it is the bug's caller who gets the error."""
+    steps: list[Heard] = []
+
+    def restless() -> Talk[None]:
+        while True:
+            steps.append((yield Step(None, None, 0)))
+
+    world, session = World(polite), registered_job()
+    call = world.start(restless())
+    with pytest.raises(RuntimeError, match="restless: a talk that never waits"):
+        call.result()
+    assert len(steps) <= STEPS_MAX
+    world.run(session.heartbeat())
+
+
+def test_a_talk_that_always_sends_does_not_stop_the_others() -> None:
+    """Each tick is one step for each call, however overdue it is."""
+    calls, steps = Calls(), []
+
+    def chatty() -> Talk[None]:
+        while True:
+            steps.append((yield Step((1, 1), (b"h", b"p"), 0)))
+
+    calls.start(10, chatty())
+    other = calls.start(10, registered_job().pause(1.0))
+    for now_ns in (11, 12, 10 + SECOND_NS):
+        calls.tick(now_ns)
+    assert len(steps) == 3
+    assert other.done
 
 
 # --- the schema -----------------------------------------------------------------------------------

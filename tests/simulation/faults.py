@@ -35,6 +35,10 @@ class Fault(enum.StrEnum):
     SLOW_COMMIT = "slow_commit"  # the store takes long
     FAILED_COMMIT = "failed_commit"  # the store cannot write, for a while
     VANISH = "vanish"  # a device or job server dies, and is started again with a new session
+    JOIN = "join"  # one more client manager is started
+    LEAVE = "leave"  # a client manager is drained or killed, and not started again
+    TWIN = "twin"  # a second client manager is started under the number of one; not drawn
+    STRANGER = "stranger"  # somebody sends what nobody should
 
 
 MESSAGE_FAULTS: Final = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.DELAY, Fault.TEAR)
@@ -48,6 +52,8 @@ NEMESIS_FAULTS: Final = (
     Fault.SLOW_COMMIT,
     Fault.FAILED_COMMIT,
     Fault.VANISH,
+    Fault.JOIN,
+    Fault.LEAVE,
 )
 
 
@@ -58,6 +64,7 @@ class Faults:
     random: Random
     rates: dict[Fault, float]  # message faults: probability for each message
     nemesis: dict[Fault, float]  # the others: relative frequency
+    strangers: int = 0  # how many of them there are
     active: bool = True
     counts: Counter[Fault] = field(default_factory=Counter)
     coverage: Counter[tuple[str, Fault]] = field(default_factory=Counter)
@@ -73,7 +80,8 @@ class Faults:
                     mix[kind] = 0.0
         if not any(nemesis.values()):
             nemesis[Fault.CRASH] = 1.0
-        return cls(random, rates, nemesis)
+        strangers = random.choice((0, 1, 1, 2))
+        return cls(random, rates, nemesis, strangers)
 
     @classmethod
     def none(cls, random: Random) -> Faults:
@@ -99,8 +107,10 @@ class Faults:
 
     def tear(self, frames: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """The message as it arrives torn. What is left never reads as another valid message."""
+        if not frames:  # a stranger sent nothing at all: nothing can be torn
+            return frames
         random = self.random
-        which = random.randrange(len(frames)) if frames else 0
+        which = random.randrange(len(frames))
         frame = frames[which]
         match random.randrange(4):
             case 0:  # truncated: MessagePack notices always

@@ -9,11 +9,13 @@ Not here: which core, from what (:mod:`tests.simulation.world`).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from propius.core import Commit, Core, Record, Say, Send
+from propius.messages import Assignment
 from tests.simulation.clock import MILLISECOND_NS, Clock
 from tests.simulation.faults import Fault, Faults
 from tests.simulation.network import Frames, Network
@@ -22,6 +24,8 @@ from tests.simulation.trace import Trace
 
 SPINS_MAX: Final = 200  # wake-ups in a row for a due time that has passed already
 INBOX_MAX: Final = 100_000
+BEAT: Final = b"\xa4beat"  # in the header of a beat
+OVERHEARD_MAX: Final = 200  # requests of each outside link that strangers can repeat
 
 
 class InvariantError(AssertionError):
@@ -37,10 +41,15 @@ class Surroundings:
     faults: Faults
     trace: Trace
     boot_ns: int = 0  # taken from the virtual time to get the machine's monotonic clock
+    # What strangers on the wire have seen: requests by outside link, and lease tokens.
+    overheard: dict[str, deque[Frames]] = field(
+        default_factory=lambda: {link: deque(maxlen=OVERHEARD_MAX) for link in ("clients", "jobs")}
+    )
+    tokens: deque[Assignment] = field(default_factory=lambda: deque(maxlen=OVERHEARD_MAX))
 
 
 class Host:
-    """One daemon: up or down, frozen or not."""
+    """One daemon: up or down, frozen or not; ``retired`` when it will not be started again."""
 
     def __init__(
         self,
@@ -54,10 +63,16 @@ class Host:
         self.core: Core | None = None
         self.frozen = False
         self.stepped: Callable[[Host], None] = lambda _host: None  # the world's checks
+        self.drained: Callable[[Host], None] = lambda _host: None  # checks, before it stops
         self.recorded: Callable[[Host, Record], None] = lambda _host, _record: None
         self.sending: Callable[[Send], None] = lambda _send: None  # before it is sent
+        self.arrived: Callable[[str, bytes, Frames], None] = lambda _link, _peer, _frames: None
         self.exited: Callable[[], None] = lambda: None  # after a drain, the supervisor's part
+        self.ended: Callable[[Host], None] = lambda _host: None  # by its own will, for good
+        self.retired = False
+        self.resumed_ns = 0  # virtual time since which it has been running without a break
         self.steps = 0
+        self.busy = True  # the last step took or said more than beats
         self._make, self._around, self._store = make, around, store
         self._inbox: list[tuple[str, bytes, Frames]] = []
         self._news: list[tuple[int, str | None]] = []  # finished commits, and why one failed
@@ -79,9 +94,10 @@ class Host:
 
     def start(self) -> None:
         """Start the process (again)."""
-        if self.core is not None:
+        if self.core is not None or self.retired:
             return
         self._life += 1
+        self.resumed_ns = self._around.clock.now_ns
         self._note("starts")
         self.core = self._guarded(self._make, self._around.faults.random.getrandbits(62))
         self._around.network.up(self)
@@ -116,6 +132,7 @@ class Host:
         if self.frozen:
             self._note("thaws")
             self.frozen = False
+            self.resumed_ns = self._around.clock.now_ns
             self._wake()
 
     def drain(self) -> None:
@@ -145,6 +162,7 @@ class Host:
             return
         if self.frozen:
             self._around.faults.hit(Fault.FREEZE, frames)
+        self.arrived(link, peer, frames)
         if len(self._inbox) < INBOX_MAX:
             self._inbox.append((link, peer, frames))
         self._wake()
@@ -170,19 +188,24 @@ class Host:
         if core is None or self.frozen:
             return
         now_ns = self.now_ns
+        self._guarded(self._batch, core, now_ns)
+        self._finish_step()
+
+    def _batch(self, core: Core, now_ns: int) -> None:
         inbox, self._inbox = self._inbox, []
         news, self._news = self._news, []
+        self.busy = bool(news)
         for link, peer, frames in inbox:
-            self._guarded(core.receive, now_ns, link, peer, frames)
+            self.busy = self.busy or not _is_beat(frames)
+            core.receive(now_ns, link, peer, frames)
         for number, reason in news:
             if reason is None:
-                self._guarded(core.committed, now_ns, number)
+                core.committed(now_ns, number)
             else:
-                self._guarded(core.commit_failed, now_ns, number, reason)
+                core.commit_failed(now_ns, number, reason)
         due_ns = core.due_ns()
         if due_ns is not None and due_ns <= now_ns:
-            self._guarded(core.tick, now_ns)
-        self._finish_step()
+            core.tick(now_ns)
 
     def _finish_step(self) -> None:
         core = self.core
@@ -191,8 +214,15 @@ class Host:
         self._guarded(core.flush, self.now_ns)
         self._carry_out(core)
         self.stepped(self)
+        if why := core.must_end():
+            self._note(f"ends: {why}")
+            self.retired = True
+            self.crash()
+            self.ended(self)
+            return
         if self._draining and core.drained():
             self._note("has drained and stops")
+            self.drained(self)
             self.crash()
             self.exited()
             return
@@ -205,11 +235,13 @@ class Host:
             for effect in effects:
                 match effect:
                     case Send(link, peer, frames):
+                        self.busy = self.busy or not _is_beat(frames)
                         self.sending(effect)
                         if not self._around.network.send(self, link, peer, frames):
                             lost.append(effect)
                     case Commit():
                         assert self._store is not None, f"{self.name} has no store"
+                        self.busy = True
                         self._store.commit(effect)
                     case Record():
                         self.recorded(self, effect)
@@ -257,3 +289,7 @@ class Host:
 
     def _note(self, text: str) -> None:
         self._around.trace.note(self._around.clock.now_ns, f"{self.name} {text}")
+
+
+def _is_beat(frames: Frames) -> bool:
+    return len(frames) == 2 and BEAT in frames[0]

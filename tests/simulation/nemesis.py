@@ -30,15 +30,19 @@ class Nemesis:
     def __init__(
         self,
         around: Surroundings,
-        hosts: list[Host],
+        hosts: Callable[[], list[Host]],
         store: VirtualStore,
         mortals: list[Mortal],
         reboot: Callable[[], None],
         *,
         pause_s: float,
+        join: Callable[[], bool],
+        leave: Callable[[], bool],
+        twin: Callable[[], bool],
     ) -> None:
-        self._around, self._hosts, self._store = around, hosts, store
+        self._around, self._all_hosts, self._store = around, hosts, store
         self._mortals, self._reboot = mortals, reboot
+        self._join, self._leave, self._twin = join, leave, twin
         self._random: Random = around.faults.random
         self._pause_ns = int(pause_s * SECOND_NS)
         self._partitions: set[tuple[str, str]] = set()
@@ -47,6 +51,11 @@ class Nemesis:
         self._weights = [around.faults.nemesis[kind] for kind in self._kinds]
         if around.faults.active:
             self._strike_later()
+
+    @property
+    def _hosts(self) -> list[Host]:
+        """All daemons there are now."""
+        return self._all_hosts()
 
     def stop(self) -> None:
         """No more faults; all that is broken is repaired."""
@@ -93,6 +102,12 @@ class Nemesis:
                 return self._random.random() < 0.3 and self._power_cycle()
             case Fault.VANISH:
                 return self._random.choice(self._mortals).vanish()
+            case Fault.JOIN:
+                return self._random.random() < 0.5 and self._join()
+            case Fault.LEAVE:
+                return self._random.random() < 0.5 and self._leave()
+            case Fault.TWIN:
+                return self._random.random() < 0.5 and self._twin()
             case Fault.SLOW_COMMIT:
                 self._store.slow = True
                 self._around.clock.after(self._span_ns(4.0), setattr, self._store, "slow", False)

@@ -151,6 +151,11 @@ class Network:
         """Whether a dialling link has a connection now."""
         return self._dials[owner, link].connection is not None
 
+    def dialler(self, owner: str, link: str, peer: bytes) -> str:
+        """Who is at the other end of a binding link; "" once that is known to be gone."""
+        connection = self._bound[owner, link].get(peer)
+        return "" if connection is None else connection.dialler.name
+
     def dialled(self) -> list[tuple[str, str]]:
         """All dialling links that are connected, as (process, link)."""
         return [key for key, dial in self._dials.items() if dial.connection is not None]
@@ -160,10 +165,10 @@ class Network:
     def send(self, owner: Process, link: str, peer: bytes, frames: Frames) -> bool:
         """Put a message on a link; False if this peer is known to be gone."""
         self.sent += 1
-        for frame in frames:
-            for marker in self._markers:
-                if marker in frame:
-                    self.leaked(owner.name, frames)
+        message = b"".join(frames)
+        for marker in self._markers:
+            if marker in message:
+                self.leaked(owner.name, frames)
         bound = self._bound.get((owner.name, link))
         if bound is None:
             dial = self._dials[owner.name, link]
@@ -228,7 +233,8 @@ class Network:
     ) -> None:
         arrival_ns = self.clock.now_ns + 100_000 + int(self._random.random() * 1_500_000) + more_ns
         if in_order:
-            arrival_ns = max(arrival_ns, connection.arrival_ns[to_binder])
+            last_ns = connection.arrival_ns[to_binder]
+            arrival_ns = max(arrival_ns, last_ns)
             connection.arrival_ns[to_binder] = arrival_ns
         self.clock.at(arrival_ns, self._arrive, connection, frames, to_binder)
 

@@ -9,26 +9,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from propius import tokens
+from daemons.job_manager.core import JobManagerCore
+from daemons.job_manager.records import Job
+from daemons.job_manager.watches import Watch
+from propius import messages, tokens
+from propius.core import Frames
 from propius.job_session import JobTerms
 from propius.messages import (
     Assignment,
+    Header,
     JobStatus,
     LeaseEnded,
     LeaseGranted,
     Message,
     Outcome,
+    RoundOpened,
     RoundStatus,
     Schema,
     Task,
+    decode_payload,
 )
 from tests.simulation.clock import SECOND_NS, Clock
 from tests.simulation.durable import LIVE_JOB_STATES, LIVE_ROUND_STATES, Durable, RoundRef, check
 
 __all__ = ["LIVE_ROUND_STATES", "Oracle"]
+
+SLACK_NS: Final = SECOND_NS // 10  # how late something that is due may be
 
 
 @dataclass
@@ -46,6 +56,14 @@ class Oracle:
     assignments: int = 0
     reports: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
+    jobs_known: dict[int, None] = field(default_factory=dict)  # whose registration was acknowledged
+    cancelling: dict[int, None] = field(default_factory=dict)  # jobs that an operator may cancel
+    # Whose frames strangers sent under a false body, or again: they may be refused what is theirs.
+    impersonated: dict[str, None] = field(default_factory=dict)
+    _meddled: dict[int, None] = field(default_factory=dict)  # jobs whose pause may come late
+    _deadlines: dict[RoundRef, float] = field(default_factory=dict)
+    _opened_ns: dict[RoundRef, int] = field(default_factory=dict)  # in this boot
+    _lease_ends: Counter[int] = field(default_factory=Counter)  # by lease, as the event log says
     _leases: dict[int, tokens.Lease] = field(default_factory=dict)
     _lengths: dict[int, float] = field(default_factory=dict)  # lease -> seconds, as acknowledged
     _completing: dict[int, RoundRef] = field(default_factory=dict)  # leases reported completed
@@ -78,10 +96,12 @@ class Oracle:
         check(secret == tokens.job_secret(self.master_key, job), "wrong secret", job)
         vector = [min(terms.requirement.get(name, 0.0), m) for name, m in self.schema.attributes]
         check(self._requirement(job) == vector, f"requirement is not {vector}", record)
+        self.jobs_known[job] = None
         self._heard(job)
 
-    def request_started(self, job: int, number: int, demand: int) -> None:
+    def request_started(self, job: int, number: int, demand: int, deadline_s: float) -> None:
         """A start_request was acknowledged."""
+        self._deadlines[job, number] = deadline_s
         round_ = self.durable.rounds.get((job, number))
         check(round_ is not None, "acknowledged, but not durable", f"round {job}/{number}")
         check(round_ is None or round_.demand == demand, f"demand is not {demand}", round_)
@@ -99,10 +119,16 @@ class Oracle:
         record = self.durable.jobs[job]
         check(record.state == "completed", "completed, but not durably", record)
 
+    def job_cancelled(self, job: int) -> None:
+        """A cancel was acknowledged."""
+        record = self.durable.jobs[job]
+        check(record.state == "cancelled", "cancelled, but not durably", record)
+
     def paused(self, job: int, paused: bool) -> None:
         """A pause or resume was acknowledged."""
         record = self.durable.jobs[job]
-        check(record.paused is paused, f"paused is not {paused}", record)
+        if job not in self._meddled:
+            check(record.paused is paused, f"paused is not {paused}", record)
         self._heard(job)
 
     def job_shown(self, status: JobStatus) -> None:
@@ -174,6 +200,12 @@ class Oracle:
         check(same == (lease.job, lease.round, lease.slot, device), f"durable: {record}", lease)
         self._lengths[lease.lease] = task.lease_s
 
+    def assigned_again(self, device: str, first: Assignment, second: Assignment) -> None:
+        """A device that had a task was given one more for the same offer."""
+        same = first.token == second.token
+        lapsed = _lease_of(first) not in self.durable.leases
+        check(same or lapsed, f"{device} has {first} and got", second)
+
     def reporting(self, device: str, task: Assignment, outcome: Outcome) -> None:
         """A report is about to be sent."""
         if outcome is Outcome.COMPLETED:
@@ -197,8 +229,23 @@ class Oracle:
         self.refusals["stale_token"] += 1
         number = _lease_of(task)
         check(number not in self.durable.leases, f"{device}'s token is good", task)
+        if device in self.impersonated:  # what it was answered first may be forgotten for that
+            return
         in_time = passed_ns < task.lease_s * SECOND_NS
         check(not (in_time and first), f"{device} lost its lease before its time", task)
+
+    # --- strangers -------------------------------------------------------------------------------
+
+    def replayed(self, header: Header, frames: Frames) -> None:
+        """A stranger sends what another one has sent; as a new request that may be right."""
+        self.impersonated[header.sender] = None
+        match decode_payload(header.kind, frames[1]):
+            case messages.Register(name=name):  # of a session that is forgotten: another job
+                self.registering(name)
+            case messages.Pause(job=job) | messages.Resume(job=job):  # one that was given up
+                self._meddled[job] = None
+            case _:
+                pass
 
     # --- the job manager's event log -------------------------------------------------------------
 
@@ -206,9 +253,33 @@ class Oracle:
         """A new process has the store."""
         self._started_ns = self.clock.now_ns
 
+    def rebooted(self) -> None:
+        """The machine's clock began anew: what was opened before has its deadline moved."""
+        self._opened_ns.clear()
+
+    def job_manager_stepped(self, core: JobManagerCore) -> None:
+        """Nothing is overdue, and nobody waits for what has come already."""
+        for watch in _held(core):
+            ref = (watch.asked.job, watch.asked.round)
+            version = core.book.rounds[ref].version
+            check(watch.asked.seen == version, f"version {version} is not told to", watch)
+        up_ns = self.clock.now_ns - self._started_ns
+        if up_ns < SLACK_NS or core._closed():
+            return
+        for ref in core.book.free:
+            deadline_s = self._deadlines.get(ref, 0.0)
+            if deadline_s and ref in self._opened_ns:
+                open_ns = self.clock.now_ns - self._opened_ns[ref]
+                check(open_ns < deadline_s * SECOND_NS + SLACK_NS, "past its deadline", ref)
+
     def logged(self, time_ns: int, event: Message) -> None:
         """The job manager wrote an event about what happened at this (virtual) time."""
+        if isinstance(event, LeaseEnded):
+            self._lease_ends[event.lease] += 1
+            check(self._lease_ends[event.lease] == 1, "a lease ended twice", event)
         match event:
+            case RoundOpened(job=job, round=number):
+                self._opened_ns[job, number] = time_ns
             case LeaseGranted(lease=number):
                 self._granted_ns.setdefault(number, time_ns)
             case LeaseEnded(lease=number, outcome=Outcome.EXPIRED):
@@ -240,6 +311,19 @@ class Oracle:
             asked = self._starts_asked[job.job]
             check(job.round < asked, f"more rounds than the {asked} asked for", job)
             check(str(job.state) not in LIVE_JOB_STATES, "a job never ended", job)
+            self._check_sums(job)
+
+    def _check_sums(self, job: Job) -> None:
+        """What a job counts is what its rounds count."""
+        rounds = [round_ for ref, round_ in self.durable.rounds.items() if ref[0] == job.job]
+        counted = (job.devices_completed, job.devices_failed, job.devices_expired, job.rounds_done)
+        summed = (
+            sum(round_.completed for round_ in rounds),
+            sum(round_.failed for round_ in rounds),
+            sum(round_.expired for round_ in rounds),
+            sum(str(round_.state) != "failed" for round_ in rounds),
+        )
+        check(counted == summed, f"job {job.job} counts {counted}, its rounds", summed)
 
     def _requirement(self, job: int) -> list[float]:
         check(job in self.durable.jobs, "no such job is durable", job)
@@ -252,3 +336,7 @@ class Oracle:
 def _lease_of(task: Assignment) -> int:
     """The lease number in a token, read without its key."""
     return msgspec.msgpack.decode(task.token[: -tokens.TAG_BYTES], type=tokens.Lease).lease
+
+
+def _held(core: JobManagerCore) -> list[Watch]:
+    return [watch for of_job in core.watches._by_job.values() for watch in of_job.values()]

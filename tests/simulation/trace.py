@@ -28,9 +28,7 @@ class Trace:
     ) -> None:
         """A message arrived (or, with a fault's name as the link, was struck)."""
         self._events.append((now_ns, link, sender, receiver, frames))
-        self._hash.update(now_ns.to_bytes(8, "big"))
-        for frame in frames:
-            self._hash.update(frame)
+        self._hash.update(b"".join((now_ns.to_bytes(8, "big"), *frames)))
 
     def note(self, now_ns: int, text: str) -> None:
         """Anything else that is worth a line."""

@@ -19,7 +19,8 @@ pub struct MatcherConfig {
     pub supply_bucket_ns: u64,
     /// How many clients' specs a bucket keeps as its sample.
     pub supply_sample_max: usize,
-    /// The seed of the sampling.
+    /// The seed of the sampling, and of the hashing that makes flooding hard: where device ids come
+    /// from strangers, it should be one that they cannot guess.
     pub seed: u64,
 }
 
@@ -64,7 +65,8 @@ pub struct MatcherCounts {
     pub offered: usize,
     /// Devices whose claim is not decided.
     pub claiming: usize,
-    /// Distinct signatures seen since the requirements last changed.
+    /// Distinct signatures (with a speed class and part, where plans tell such apart) seen since
+    /// the requirements or classes last changed.
     pub signatures: usize,
     /// Rounds in the current plan.
     pub open_rounds: usize,

@@ -3,8 +3,9 @@
 //! Bounded twice: the oldest rounds of a device and the devices that declined first are forgotten.
 //! Forgetting costs one needless wake-up, no more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::hash::{Hasher, KeyedMap};
 use super::plan::CurrentPlan;
 use crate::{Device, RoundKey};
 
@@ -16,15 +17,14 @@ pub(super) type DeclinedRound = (RoundKey, u64);
 pub(super) struct Declines {
     rounds_max: usize,
     devices_max: usize,
-    // The standard library's keyed hasher, since strangers choose device ids; never iterated.
-    of_device: HashMap<Device, VecDeque<DeclinedRound>>,
+    of_device: KeyedMap<Device, VecDeque<DeclinedRound>>,
     /// The devices of the map, in the order in which they entered it.
     order: VecDeque<Device>,
 }
 
 impl Declines {
-    pub(super) fn new(rounds_max: usize, devices_max: usize) -> Self {
-        let (of_device, order) = (HashMap::new(), VecDeque::new());
+    pub(super) fn new(rounds_max: usize, devices_max: usize, hasher: Hasher) -> Self {
+        let (of_device, order) = (KeyedMap::with_hasher(hasher), VecDeque::new());
         Self { rounds_max, devices_max, of_device, order }
     }
 

@@ -1,85 +1,38 @@
-//! The plan as the scheduler sends it, and as the matcher keeps it.
-
-use std::collections::BTreeSet;
+//! The plan as the matcher keeps it: what is open, in which order, and what is available of it.
+//!
+//! It also knows what is *fresh*: the rounds that have become available, or available to more
+//! devices, since those who wait were last asked. Only for these can somebody who waits be offered
+//! something, which is why asking costs nothing most of the time.
 
 use rustc_hash::FxHashMap;
 
+use super::classes::{SpeedClasses, Tier};
 use super::ledger::Ledger;
+use super::profiles::ProfileKey;
+use super::update::{PlanGroup, PlanRound, PlanUpdate};
 use crate::bits::Bits;
 use crate::requirement::RequirementTable;
-use crate::{Error, RequirementId, Result, RoundKey, check_vector};
+use crate::{RequirementId, RoundKey};
 
-/// A round in a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlanRound {
-    /// Which round.
-    pub key: RoundKey,
-    /// Its place in the global order, smallest first; equal ranks keep the order of the plan.
-    pub rank: u32,
-    /// How many devices of this manager it may hold beyond those that the plan has seen.
-    pub quota: u32,
-}
-
-/// The rounds with one requirement, in the order in which they are served.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlanGroup {
-    /// The requirement.
-    pub requirement_id: RequirementId,
-    /// Its lower bounds.
-    pub vector: Vec<f64>,
-    /// Its rounds.
-    pub rounds: Vec<PlanRound>,
-}
-
-/// A plan on its way into a matcher.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PlanUpdate {
-    /// Grows with every plan of one scheduler.
-    pub version: u64,
-    /// The last sequence number of the job manager that the plan has seen.
-    pub seq: u64,
-    /// True: offers follow the global rank. False: they follow the preferences.
-    pub ranked: bool,
-    /// The groups.
-    pub groups: Vec<PlanGroup>,
-    /// For a signature (requirement ids, ascending) the groups in the order in which such clients
-    /// serve them. Groups that are left out follow in the order of `fallback`.
-    pub preferences: Vec<(Vec<RequirementId>, Vec<RequirementId>)>,
-    /// The order of groups for all other signatures.
-    pub fallback: Vec<RequirementId>,
-}
-
-impl PlanUpdate {
-    pub(super) fn check(&self, dimensions: usize) -> Result<()> {
-        let (mut ids, mut keys) = (BTreeSet::new(), BTreeSet::new());
-        for group in &self.groups {
-            check_vector("requirement", &group.vector, dimensions)?;
-            if !ids.insert(group.requirement_id) {
-                return Err(Error::DuplicateGroup(group.requirement_id));
-            }
-            if let Some(twice) = group.rounds.iter().find(|round| !keys.insert(round.key)) {
-                return Err(Error::DuplicateRound(twice.key));
-            }
-        }
-        let orders = self.preferences.iter().map(|(_, order)| order).chain([&self.fallback]);
-        match orders.flatten().find(|id| !ids.contains(id)) {
-            None => Ok(()),
-            Some(id) => Err(Error::UnknownGroup(*id)),
-        }
-    }
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     key: RoundKey,
-    group: u32,
+    /// The bit of the group's requirement.
+    bit: usize,
     rank: u32,
     quota: u32,
+    tier: Option<Tier>,
+    /// The classes that the tier lets through.
+    classes: std::ops::Range<u32>,
+    part: u32,
     /// The quota less what the ledger holds; negative after an accept beyond the quota.
     available: i64,
     /// When the round entered the plan, in plans applied: tells a round that came back from the
     /// one that was declined before.
     since: u64,
+    fresh: bool,
+    /// For the old slots while a plan is replaced: the new plan has the round too.
+    stays: bool,
 }
 
 #[derive(Debug)]
@@ -90,22 +43,33 @@ struct Group {
     slots: std::ops::Range<u32>,
 }
 
-/// The plan in force.
+/// The plan in force, and the ledger of its rounds.
 #[derive(Debug, Default)]
 pub(super) struct CurrentPlan {
     version: Option<u64>,
     seq: u64,
     ranked: bool,
+    shuffle: Option<u64>,
+    shuffle_version: u64,
+    partitions: u32,
     groups: Vec<Group>,
     /// All rounds, group after group, in the order of the plan.
     slots: Vec<Slot>,
-    slot_of: FxHashMap<RoundKey, u32>,
+    /// Those of the plan before, while it is replaced.
+    old_slots: Vec<Slot>,
     by_rank: Vec<u32>,
     /// Indices into `groups`, ascending by requirement id, to spell a signature.
     by_id: Vec<u32>,
-    preferences: FxHashMap<Vec<RequirementId>, Vec<u32>>,
+    preferences: FxHashMap<Vec<RequirementId>, Vec<RequirementId>>,
+    index_of: FxHashMap<RequirementId, u32>,
     fallback: Vec<u32>,
     plans_applied: u64,
+    ledger: Ledger,
+    /// Grows whenever a round becomes available or ceases to be, and with every plan.
+    epoch: u64,
+    /// Grows whenever a round becomes available.
+    returns: u64,
+    fresh: Vec<u32>,
 }
 
 impl CurrentPlan {
@@ -117,81 +81,201 @@ impl CurrentPlan {
         self.version = None;
     }
 
-    pub(super) fn seq(&self) -> u64 {
-        self.seq
-    }
-
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Takes a checked update over.
+    pub(super) fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// Changes when any list of tasks may have changed.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn returns(&self) -> u64 {
+        self.returns
+    }
+
+    pub(super) fn plans_applied(&self) -> u64 {
+        self.plans_applied
+    }
+
+    /// Takes a checked update over. If bits changed their meaning, [`Self::refresh`] must follow.
     pub(super) fn replace(
         &mut self,
         update: PlanUpdate,
         requirements: &RequirementTable,
-        ledger: &Ledger,
+        classes: &SpeedClasses,
     ) {
-        let old = std::mem::take(self);
-        self.plans_applied = old.plans_applied + 1;
+        self.ledger.settle(update.seq);
+        self.plans_applied += 1;
+        self.epoch += 1;
         (self.version, self.seq) = (Some(update.version), update.seq);
-        self.ranked = update.ranked;
+        (self.shuffle, self.shuffle_version) = (update.shuffle, update.version);
+        (self.ranked, self.partitions) = (update.ranked, update.partitions);
+        std::mem::swap(&mut self.slots, &mut self.old_slots);
+        self.slots.clear();
+        self.groups.clear();
+        self.fresh.clear();
         for group in &update.groups {
-            self.push_group(group, requirements, ledger, &old);
+            self.push_group(group, requirements, classes);
         }
-        self.by_rank = indices(self.slots.len());
-        self.by_rank.sort_by_key(|slot| self.slots[*slot as usize].rank);
-        self.by_id = indices(self.groups.len());
-        self.by_id.sort_by_key(|group| self.groups[*group as usize].requirement_id);
-        self.set_preferences(update);
+        for old in self.old_slots.drain(..).filter(|old| !old.stays) {
+            self.ledger.clear_place(old.key);
+        }
+        self.set_orders(update);
     }
 
     fn push_group(
         &mut self,
         group: &PlanGroup,
         requirements: &RequirementTable,
-        ledger: &Ledger,
-        old: &Self,
+        classes: &SpeedClasses,
     ) {
-        let index = to_u32(self.groups.len());
-        let first = to_u32(self.slots.len());
-        for PlanRound { key, rank, quota } in group.rounds.iter().copied() {
-            let available = i64::from(quota) - ledger.taken(key);
-            let since = old.since(key).unwrap_or(self.plans_applied);
-            self.slot_of.insert(key, to_u32(self.slots.len()));
-            self.slots.push(Slot { key, group: index, rank, quota, available, since });
-        }
         let requirement_id = group.requirement_id;
-        let bit = requirements.bit(requirement_id).expect("every group's requirement is known");
+        let bit = requirements.bit(requirement_id).expect("the plan's requirements have bits");
+        let first = to_u32(self.slots.len());
+        for round in &group.rounds {
+            self.push_round(round, bit, classes.range(round.tier));
+        }
         self.groups.push(Group { requirement_id, bit, slots: first..to_u32(self.slots.len()) });
     }
 
-    fn set_preferences(&mut self, update: PlanUpdate) {
-        let index_of: FxHashMap<RequirementId, u32> = self
-            .groups
-            .iter()
-            .zip(0..)
-            .map(|(group, index)| (group.requirement_id, index))
-            .collect();
-        let order = |ids: Vec<RequirementId>| ids.iter().map(|id| index_of[id]).collect();
-        self.preferences = update
-            .preferences
-            .into_iter()
-            .map(|(signature, ids)| (signature, order(ids)))
-            .collect();
-        self.fallback = order(update.fallback);
+    fn push_round(&mut self, round: &PlanRound, bit: usize, classes: std::ops::Range<u32>) {
+        let PlanRound { key, rank, quota, tier, part } = *round;
+        let place = to_u32(self.slots.len());
+        let (place_before, taken) = self.ledger.set_place(key, place);
+        let available = i64::from(quota) - taken;
+        let (mut since, mut served) = (self.plans_applied, false);
+        if let Some(old) = self.old_slots.get_mut(place_before as usize) {
+            old.stays = true;
+            since = old.since;
+            // It was available already, to the same devices, and those who wait were asked.
+            let same = (old.bit, old.tier, old.part) == (bit, tier, part);
+            served = same && old.available > 0 && !old.fresh;
+        }
+        let fresh = available > 0 && !served;
+        if fresh {
+            self.fresh.push(place);
+            self.returns += 1;
+        }
+        let stays = false;
+        let slot =
+            Slot { key, bit, rank, quota, tier, classes, part, available, since, fresh, stays };
+        self.slots.push(slot);
+    }
+
+    fn set_orders(&mut self, update: PlanUpdate) {
+        self.by_rank.clear();
+        if self.ranked || self.shuffle.is_some() {
+            self.by_rank.extend(0..to_u32(self.slots.len()));
+            self.by_rank.sort_by_key(|slot| self.slots[*slot as usize].rank);
+        }
+        self.index_of.clear();
+        self.index_of.extend(self.groups.iter().map(|group| group.requirement_id).zip(0..));
+        self.fallback.clear();
+        self.fallback.extend(update.fallback.iter().map(|id| self.index_of[id]));
+        self.by_id.clear();
+        self.preferences.clear();
+        if !update.preferences.is_empty() {
+            self.by_id.extend(0..to_u32(self.groups.len()));
+            self.by_id.sort_unstable_by_key(|group| self.groups[*group as usize].requirement_id);
+            self.preferences.extend(update.preferences);
+        }
+    }
+
+    // ------------------------------------------------------------------ charges
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn charge(&mut self, key: RoundKey) {
+        let place = self.ledger.charge(key);
+        self.change(place, -1);
+    }
+
+    pub(super) fn give_back(&mut self, key: RoundKey) {
+        let place = self.ledger.give_back(key);
+        self.change(place, 1);
+    }
+
+    /// The charge becomes an assignment, which stands until a plan has seen it. If this one has,
+    /// it knows already that the slot is taken, and the charge is returned.
+    pub(super) fn assign(&mut self, key: RoundKey, seq: u64) {
+        if seq <= self.seq {
+            self.give_back(key);
+        } else {
+            self.ledger.assign(key, seq);
+        }
+    }
+
+    /// A charge and its assignment in one.
+    pub(super) fn take(&mut self, key: RoundKey, seq: u64) {
+        if seq > self.seq {
+            let place = self.ledger.take(key, seq);
+            self.change(place, -1);
+        }
+    }
+
+    fn change(&mut self, place: u32, by: i64) {
+        let Some(slot) = self.slots.get_mut(place as usize) else {
+            return; // the plan does not have the round
+        };
+        let was_available = slot.available > 0;
+        slot.available += by;
+        let is_available = slot.available > 0;
+        if was_available == is_available {
+            return;
+        }
+        self.epoch += 1;
+        if is_available {
+            self.returns += 1;
+            if !std::mem::replace(&mut slot.fresh, true) {
+                self.fresh.push(place);
+            }
+        }
+    }
+
+    /// Collects the requirements (their bits) of the rounds that are fresh and still available, and
+    /// ends their freshness. False: there are none.
+    pub(super) fn take_fresh(&mut self, bits: &mut Bits) -> bool {
+        let mut any = false;
+        for place in self.fresh.drain(..) {
+            let slot = &mut self.slots[place as usize];
+            slot.fresh = false;
+            if slot.available > 0 {
+                bits.insert(slot.bit);
+                any = true;
+            }
+        }
+        any
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// Everything that is available becomes fresh.
+    pub(super) fn refresh(&mut self) {
+        self.fresh.clear();
+        for (place, slot) in (0..).zip(&mut self.slots) {
+            slot.fresh = slot.available > 0;
+            self.fresh.extend(slot.fresh.then_some(place));
+        }
+    }
+
+    // ------------------------------------------------------------------ rounds
+
+    fn slot_of(&self, key: RoundKey) -> Option<&Slot> {
+        self.slots.get(self.ledger.place(key) as usize)
     }
 
     /// When the round entered the plan; none if it is not in it.
     pub(super) fn since(&self, key: RoundKey) -> Option<u64> {
-        self.slot_of.get(&key).map(|slot| self.slots[*slot as usize].since)
-    }
-
-    /// Changes what is available of a round, if the plan has it, and returns it.
-    pub(super) fn add_available(&mut self, key: RoundKey, change: i64) -> Option<i64> {
-        let slot = &mut self.slots[*self.slot_of.get(&key)? as usize];
-        slot.available += change;
-        Some(slot.available)
+        self.slot_of(key).map(|slot| slot.since)
     }
 
     pub(super) fn is_available(&self, slot: u32) -> bool {
@@ -207,24 +291,40 @@ impl CurrentPlan {
         (slot.key, slot.since)
     }
 
-    /// All rounds for which a client with this signature is eligible, in the order of its offer.
-    pub(super) fn eligible_in_order(&self, signature: &Bits) -> Box<[u32]> {
-        if self.ranked {
-            let group = |slot: u32| &self.groups[self.slots[slot as usize].group as usize];
-            let eligible = |slot: &u32| signature.has(group(*slot).bit);
-            return self.by_rank.iter().copied().filter(eligible).collect();
+    /// The seed and the version from which each device's own order is drawn, if it is.
+    pub(super) fn shuffle(&self) -> Option<(u64, u64)> {
+        self.shuffle.map(|seed| (seed, self.shuffle_version))
+    }
+
+    /// All rounds that such a client may be offered, in the order of its offer.
+    pub(super) fn list_for(&self, profile: &ProfileKey, list: &mut Vec<u32>) {
+        let admits = |slot: &u32| {
+            let slot = &self.slots[*slot as usize];
+            let part_fits = self.partitions == 0 || slot.part == profile.part;
+            part_fits && slot.classes.contains(&profile.class)
+        };
+        list.clear();
+        if self.ranked || self.shuffle.is_some() {
+            let meets = |slot: &u32| profile.bits.has(self.slots[*slot as usize].bit);
+            list.extend(self.by_rank.iter().copied().filter(meets).filter(admits));
+            return;
         }
-        let mut slots = Vec::new();
         let mut seen = Bits::empty(self.groups.len());
-        let preferred = self.preferences.get(&self.spell(signature)).map_or([].as_slice(), |p| p);
-        for index in preferred.iter().copied().chain(self.fallback_complete()) {
+        let preferred = self.preferred(&profile.bits).iter().map(|id| self.index_of[id]);
+        for index in preferred.chain(self.fallback_complete()) {
             let group = &self.groups[index as usize];
-            if signature.has(group.bit) && !seen.has(index as usize) {
+            if profile.bits.has(group.bit) && !seen.has(index as usize) {
                 seen.insert(index as usize);
-                slots.extend(group.slots.clone());
+                list.extend(group.slots.clone().filter(admits));
             }
         }
-        slots.into_boxed_slice()
+    }
+
+    fn preferred(&self, signature: &Bits) -> &[RequirementId] {
+        if self.preferences.is_empty() {
+            return &[];
+        }
+        self.preferences.get(&self.spell(signature)).map_or(&[], |order| order)
     }
 
     /// The order of the fallback, then the groups that a careless plan left out of it.
@@ -237,14 +337,16 @@ impl CurrentPlan {
         groups.filter(|group| signature.has(group.bit)).map(|group| group.requirement_id).collect()
     }
 
-    /// Each round with its quota and what is available of it.
-    pub(super) fn availability(&self) -> impl Iterator<Item = (RoundKey, u32, i64)> + '_ {
-        self.slots.iter().map(|slot| (slot.key, slot.quota, slot.available))
+    /// For checks, each round: its key, quota, what is available of it, its place, whether it is
+    /// marked as fresh and listed so.
+    pub(super) fn availability(
+        &self,
+    ) -> impl Iterator<Item = (RoundKey, u32, i64, u32, [bool; 2])> + '_ {
+        (0..).zip(&self.slots).map(|(place, slot)| {
+            let fresh = [slot.fresh, self.fresh.contains(&place)];
+            (slot.key, slot.quota, slot.available, place, fresh)
+        })
     }
-}
-
-fn indices(len: usize) -> Vec<u32> {
-    (0..to_u32(len)).collect()
 }
 
 fn to_u32(len: usize) -> u32 {

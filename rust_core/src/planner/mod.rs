@@ -4,14 +4,20 @@
 //! [`crate::matcher`]).
 
 mod plan;
+mod signatures;
+mod speeds;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::policy::{self, GroupView, Policy, PolicyView, RoundView};
+use crate::policy::{
+    self, Decision, GroupView, JobHistory, PolicyOptions, PolicyView, RoundView, Rule,
+};
 use crate::{Error, Job, Manager, RequirementId, Result, RoundKey, check_vector};
 
-use supply::SupplyWindow;
+use supply::Supply;
+
+use plan::Made;
 
 pub use plan::{Plan, PlannedGroup, PlannedRound};
 
@@ -24,8 +30,12 @@ pub struct PlannerConfig {
     pub dimensions: usize,
     /// The seed of policies that draw.
     pub seed: u64,
-    /// How far back supply counts.
+    /// The settings of policies.
+    pub options: PolicyOptions,
+    /// How far back the recent supply counts.
     pub supply_window_ns: u64,
+    /// How far back the average supply counts; 0 = policies go by the recent supply alone.
+    pub supply_day_ns: u64,
     /// How many sampled devices are kept at most; the oldest buckets are forgotten first.
     pub supply_samples_max: usize,
     /// The version of the first plan is one more than this.
@@ -39,11 +49,33 @@ impl PlannerConfig {
             policy: policy.to_owned(),
             dimensions,
             seed: 0,
+            options: PolicyOptions::default(),
             supply_window_ns: 600_000_000_000,
+            supply_day_ns: 86_400_000_000_000,
             supply_samples_max: 65_536,
             first_version: 0,
         }
     }
+
+    /// Sets an option by the name that configurations use (see [`policy::OPTIONS`]).
+    pub fn set_option(&mut self, name: &str, value: f64) -> Result<()> {
+        let nanoseconds = |name, min| policy::within(name, value, min, 2_592_000.0).map(to_ns);
+        match name {
+            "supply_window_s" => self.supply_window_ns = nanoseconds("supply_window_s", 1e-9)?,
+            "supply_day_s" => self.supply_day_ns = nanoseconds("supply_day_s", 0.0)?,
+            "seed" => {
+                self.seed = policy::whole("seed", value, 0, policy::SEED_MAX)?;
+            }
+            _ if self.options.set(name, value)? => (),
+            _ => return Err(Error::UnknownOption { name: name.to_owned() }),
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "30 days at most")]
+fn to_ns(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
 }
 
 /// What a job registers with.
@@ -64,8 +96,11 @@ pub struct JobSpec {
 #[derive(Debug)]
 struct JobState {
     spec: JobSpec,
+    history: JobHistory,
     /// Its one current round, if any.
     round: Option<OpenRound>,
+    /// The last round that had a tier.
+    tiered: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +108,7 @@ struct OpenRound {
     round: u32,
     demand: u32,
     allocated: u32,
+    opened_ns: u64,
 }
 
 impl OpenRound {
@@ -84,6 +120,8 @@ impl OpenRound {
 #[derive(Debug)]
 struct Requirement {
     vector: Vec<f64>,
+    /// The sum of the bounds: of two that the same devices meet, the greater counts as scarcer.
+    strictness: f64,
     /// How many jobs registered with it.
     jobs: usize,
 }
@@ -103,38 +141,56 @@ pub struct PlannerCounts {
     pub specs: usize,
     /// Sampled devices in the supply window.
     pub samples: usize,
+    /// Rounds that were ever given a tier.
+    pub tiered_rounds: usize,
 }
 
 /// See the [module](self).
 pub struct Planner {
-    policy: &'static dyn Policy,
+    policy: Rule,
     dimensions: usize,
-    seed: u64,
     version: u64,
     jobs: BTreeMap<Job, JobState>,
     requirements: BTreeMap<RequirementId, Requirement>,
+    /// Some came or went since they were last counted.
+    requirements_changed: bool,
     managers: BTreeSet<Manager>,
-    supply: SupplyWindow,
+    supply: Supply,
+    /// What the policy saw last; its parts are used again.
+    view: PolicyView,
+    /// By place of the requirement (see [`Supply::bit`]), its group in the view.
+    group_of: Vec<Option<usize>>,
+    tiered_rounds: usize,
 }
 
 impl Planner {
     /// A planner without jobs, managers and supply.
     pub fn new(config: &PlannerConfig) -> Result<Self> {
+        Self::with_rule(config, Rule::Known(policy::find(&config.policy)?))
+    }
+
+    /// A planner with a policy that need not be in the table; the name in `config` is not read.
+    pub fn with_rule(config: &PlannerConfig, policy: Rule) -> Result<Self> {
         if config.dimensions == 0 {
             return Err(Error::OutOfRange { what: "dimensions", rule: "at least 1" });
         }
         if !(1..=supply::SAMPLES_MAX).contains(&config.supply_samples_max) {
             return Err(Error::OutOfRange { what: "supply_samples_max", rule: "1 to 524288" });
         }
+        let supply = Supply::new(config, policy.uses_speeds());
+        let (seed, options) = (config.seed, config.options);
         Ok(Self {
-            policy: policy::find(&config.policy)?,
+            policy,
             dimensions: config.dimensions,
-            seed: config.seed,
             version: config.first_version,
             jobs: BTreeMap::new(),
             requirements: BTreeMap::new(),
+            requirements_changed: true,
             managers: BTreeSet::new(),
-            supply: SupplyWindow::new(config),
+            supply,
+            view: PolicyView { seed, options, ..PolicyView::default() },
+            group_of: Vec::new(),
+            tiered_rounds: 0,
         })
     }
 
@@ -142,6 +198,7 @@ impl Planner {
     pub fn reset(&mut self) {
         self.jobs.clear();
         self.requirements.clear();
+        self.requirements_changed = true;
     }
 
     /// Adds a job, or replaces what is known of it; its round stays.
@@ -154,14 +211,27 @@ impl Planner {
                 return Err(Error::ConflictingRequirement(spec.requirement_id));
             }
         }
-        let round = self.jobs.remove(&job).and_then(|known| known.round);
+        let old = self.jobs.remove(&job);
         if let Some(id) = before {
             self.release_requirement(id);
         }
-        let vector = spec.requirement.clone();
-        let new = Requirement { vector, jobs: 0 };
-        self.requirements.entry(spec.requirement_id).or_insert(new).jobs += 1;
-        self.jobs.insert(job, JobState { spec, round });
+        let new = || {
+            self.requirements_changed = true;
+            let vector = spec.requirement.clone();
+            Requirement { strictness: vector.iter().sum(), vector, jobs: 0 }
+        };
+        self.requirements.entry(spec.requirement_id).or_insert_with(new).jobs += 1;
+        let state = match old {
+            Some(old) => JobState { spec, ..old },
+            None => JobState { spec, history: JobHistory::default(), round: None, tiered: None },
+        };
+        self.jobs.insert(job, state);
+        Ok(())
+    }
+
+    /// Says what the job's earlier rounds came to.
+    pub fn set_history(&mut self, job: Job, history: JobHistory) -> Result<()> {
+        self.jobs.get_mut(&job).ok_or(Error::UnknownJob(job))?.history = history;
         Ok(())
     }
 
@@ -177,13 +247,20 @@ impl Planner {
         requirement.jobs -= 1;
         if requirement.jobs == 0 {
             self.requirements.remove(&id);
+            self.requirements_changed = true;
         }
     }
 
     /// Sets the job's one current round.
-    pub fn open_round(&mut self, key: RoundKey, demand: u32, allocated: u32) -> Result<()> {
+    pub fn open_round(
+        &mut self,
+        key: RoundKey,
+        demand: u32,
+        allocated: u32,
+        opened_ns: u64,
+    ) -> Result<()> {
         let job = self.jobs.get_mut(&key.job).ok_or(Error::UnknownJob(key.job))?;
-        job.round = Some(OpenRound { round: key.round, demand, allocated });
+        job.round = Some(OpenRound { round: key.round, demand, allocated, opened_ns });
         Ok(())
     }
 
@@ -222,7 +299,7 @@ impl Planner {
             let rule = "no less than the sample and below 2^32";
             return Err(Error::OutOfRange { what: "distinct_devices", rule });
         }
-        self.supply.add(manager, bucket_start_ns, distinct_devices, specs);
+        self.supply.add(manager, bucket_start_ns, distinct_devices, specs, options);
         Ok(())
     }
 
@@ -236,20 +313,35 @@ impl Planner {
         self.managers.remove(&manager);
     }
 
-    /// Makes the next plan. Versions grow by one.
-    pub fn plan(&mut self, now_ns: u64) -> Plan {
+    /// Makes the next plan; versions grow by one. An error is the policy's ([`Error::Policy`]): it
+    /// takes no version, and the planner can be asked again.
+    pub fn plan(&mut self, now_ns: u64) -> Result<Plan> {
+        self.look(now_ns);
+        let decision = self.policy.decide(&self.view).map_err(Error::Policy)?;
         self.version += 1;
-        let used = self.requirements.iter().map(|(id, r)| (*id, r.vector.as_slice()));
-        self.supply.refresh(now_ns, used);
-        let groups = self.groups_by_scarcity();
+        self.count_tiers(&decision);
         let managers: Vec<Manager> = self.managers.iter().copied().collect();
-        let ids: Vec<RequirementId> = groups.iter().map(|group| group.requirement_id).collect();
-        let (signatures, shares) = self.supply.count(&ids, &managers);
-        let rounds = self.rounds(&ids);
-        let view = PolicyView { seed: self.seed, rounds, groups, signatures };
-        let decision = self.policy.decide(&view);
-        let vectors = ids.iter().map(|id| self.requirements[id].vector.clone()).zip(shares);
-        Plan::new(self.version, self.policy.is_ranked(), managers, &view, vectors, &decision)
+        let slots: Vec<Option<usize>> =
+            managers.iter().map(|manager| self.supply.known_manager(*manager)).collect();
+        let mut shares = Vec::with_capacity(slots.len() * self.view.groups.len());
+        let mut vectors = Vec::with_capacity(self.view.groups.len());
+        for id in self.view.groups.iter().map(|group| group.requirement_id) {
+            self.supply.add_shares(self.supply.bit(id), &slots, &mut shares);
+            vectors.push(self.requirements[&id].vector.clone());
+        }
+        let made =
+            Made { version: self.version, ranked: self.policy.is_ranked(), managers, shares };
+        Ok(made.into_plan(&self.view, vectors, &decision))
+    }
+
+    fn count_tiers(&mut self, decision: &Decision) {
+        let tiered = decision.tiers.iter().zip(&self.view.rounds);
+        for (_, round) in tiered.filter(|(tier, _)| tier.is_some()) {
+            let job = self.jobs.get_mut(&round.key.job).expect("the view has registered jobs");
+            if job.tiered.replace(round.key.round) != Some(round.key.round) {
+                self.tiered_rounds += 1;
+            }
+        }
     }
 
     /// How many of each thing there are.
@@ -262,41 +354,90 @@ impl Planner {
             managers: self.managers.len(),
             specs: self.supply.specs(),
             samples: self.supply.samples(),
+            tiered_rounds: self.tiered_rounds,
         }
     }
 
-    fn open_rounds(&self) -> impl Iterator<Item = (RoundKey, &JobSpec, u32)> + '_ {
-        self.jobs.iter().filter_map(|(job, state)| {
-            let round = state.round?;
-            let key = RoundKey { job: *job, round: round.round };
-            (round.remaining() > 0).then_some((key, &state.spec, round.remaining()))
+    /// The jobs with rounds that lack devices: place, id, state, round.
+    fn open_rounds(&self) -> impl Iterator<Item = (u32, Job, &JobState, OpenRound)> + '_ {
+        (0..).zip(&self.jobs).filter_map(|(place, (job, state))| {
+            let round = state.round.filter(|round| round.remaining() > 0)?;
+            Some((place, *job, state, round))
         })
     }
 
-    /// The requirements with rounds that lack devices, in the order of [`PolicyView::groups`].
-    fn groups_by_scarcity(&self) -> Vec<GroupView> {
-        let open: BTreeSet<RequirementId> =
-            self.open_rounds().map(|(_, job, _)| job.requirement_id).collect();
-        let open: Vec<RequirementId> = open.into_iter().collect();
-        let to_view = |(requirement_id, supply)| GroupView { requirement_id, supply };
-        let supplies = self.supply.of_each(&open);
-        let mut groups: Vec<GroupView> = open.into_iter().zip(supplies).map(to_view).collect();
-        let strictness =
-            |group: &GroupView| self.requirements[&group.requirement_id].vector.iter().sum::<f64>();
-        // The sort is stable: what is equal in both stays in the order of ids.
-        groups.sort_by(|a, b| {
-            let by_supply = a.supply.total_cmp(&b.supply);
-            by_supply.then_with(|| strictness(b).total_cmp(&strictness(a)))
-        });
-        groups
+    /// Brings the view up to date.
+    fn look(&mut self, now_ns: u64) {
+        if std::mem::take(&mut self.requirements_changed) {
+            let used = self.requirements.iter().map(|(id, r)| (*id, r.vector.as_slice()));
+            self.supply.use_requirements(used);
+        }
+        self.supply.expire(now_ns);
+        let supply_changed = self.supply.refresh(now_ns);
+        let mut view = std::mem::take(&mut self.view);
+        view.now_ns = now_ns;
+        view.jobs = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        self.put_rounds(&mut view.rounds);
+        let groups_changed = self.put_groups(now_ns, &mut view);
+        if supply_changed || groups_changed {
+            view.signatures = self.supply.views(&self.group_of, view.groups.len());
+        }
+        self.view = view;
     }
 
-    fn rounds(&self, groups: &[RequirementId]) -> Vec<RoundView> {
-        let group_of: BTreeMap<RequirementId, usize> = groups.iter().copied().zip(0..).collect();
-        let to_view = |(key, spec, remaining): (RoundKey, &JobSpec, u32)| {
-            let (group, registered_ns) = (group_of[&spec.requirement_id], spec.registered_ns);
-            RoundView { key, group, remaining, registered_ns }
-        };
-        self.open_rounds().map(to_view).collect()
+    /// The rounds that lack devices; each has the place of its requirement for its group.
+    fn put_rounds(&self, rounds: &mut Vec<RoundView>) {
+        rounds.clear();
+        let mut last = (None, 0);
+        for (place, job, state, round) in self.open_rounds() {
+            let spec = &state.spec;
+            if last.0 != Some(spec.requirement_id) {
+                last = (Some(spec.requirement_id), self.supply.bit(spec.requirement_id));
+            }
+            rounds.push(RoundView {
+                key: RoundKey { job, round: round.round },
+                group: last.1,
+                remaining: round.remaining(),
+                demand: round.demand,
+                registered_ns: spec.registered_ns,
+                opened_ns: round.opened_ns,
+                rounds_estimate: spec.rounds_estimate,
+                demand_estimate: spec.demand_estimate,
+                place,
+                history: state.history,
+            });
+        }
+    }
+
+    /// The groups of these rounds, in the order of [`PolicyView::groups`], and the rounds' places
+    /// among them. True: they are not those of the last view, in the same order.
+    fn put_groups(&mut self, now_ns: u64, view: &mut PolicyView) -> bool {
+        let bits = self.supply.bits();
+        let mut found = vec![false; bits];
+        view.rounds.iter().for_each(|round| found[round.group] = true);
+        let mut groups: Vec<(f64, f64, RequirementId, usize)> = Vec::new();
+        for (id, requirement) in &self.requirements {
+            let bit = self.supply.bit(*id);
+            if found[bit] {
+                let supply = self.supply.met(now_ns, bit).supply;
+                groups.push((supply, requirement.strictness, *id, bit));
+            }
+        }
+        groups.sort_unstable_by(|a, b| {
+            a.0.total_cmp(&b.0).then_with(|| b.1.total_cmp(&a.1)).then_with(|| a.2.cmp(&b.2))
+        });
+        let before = std::mem::take(&mut self.group_of);
+        self.group_of.resize(bits, None);
+        view.groups.clear();
+        for (index, (supply, _, requirement_id, bit)) in groups.into_iter().enumerate() {
+            self.group_of[bit] = Some(index);
+            let (met, speeds) = (self.supply.met(now_ns, bit), self.supply.speed_classes(bit));
+            let (rate, rate_day, speeds) = (met.rate, met.rate_day, speeds.to_vec());
+            view.groups.push(GroupView { requirement_id, supply, rate, rate_day, speeds });
+        }
+        for round in &mut view.rounds {
+            round.group = self.group_of[round.group].expect("each round is in a group");
+        }
+        before != self.group_of
     }
 }

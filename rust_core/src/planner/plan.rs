@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::policy::{Decision, GroupView, PolicyView};
+use crate::policy::{Decision, GroupView, PolicyView, Tier};
 use crate::{Error, Manager, RequirementId, Result, RoundKey};
 
 /// A round that lacks devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlannedRound {
     /// Which round.
     pub key: RoundKey,
@@ -14,6 +14,10 @@ pub struct PlannedRound {
     pub rank: u32,
     /// How many devices it lacks.
     pub remaining: u32,
+    /// Only devices with `min <= option < max` (None = no bound) are offered it.
+    pub tier: Option<Tier>,
+    /// If devices are divided into [`Plan::partitions`], those of this part are offered it.
+    pub part: u32,
 }
 
 /// The open rounds with one requirement, in the order in which they are served.
@@ -27,8 +31,6 @@ pub struct PlannedGroup {
     pub supply: f64,
     /// Its rounds.
     pub rounds: Vec<PlannedRound>,
-    /// The weight of each manager in the supply of the group.
-    shares: Vec<u64>,
 }
 
 /// The scheduler's answer.
@@ -46,37 +48,68 @@ pub struct Plan {
     pub preferences: Vec<(Vec<RequirementId>, Vec<RequirementId>)>,
     /// All groups, scarcest first.
     pub fallback: Vec<RequirementId>,
+    /// Every client goes through its eligible rounds in an order of its own, drawn from this, the
+    /// device and the version.
+    pub shuffle: Option<u64>,
+    /// A device belongs to one of so many parts and is offered the rounds of its part; 0 = none.
+    pub partitions: u32,
     managers: Vec<Manager>,
+    /// For each group the weight of each manager in its supply.
+    shares: Vec<u64>,
 }
 
-impl Plan {
-    pub(super) fn new(
-        version: u64,
-        ranked: bool,
-        managers: Vec<Manager>,
+/// What a plan is made of beside the policy's view and decision.
+pub(super) struct Made {
+    pub(super) version: u64,
+    pub(super) ranked: bool,
+    pub(super) managers: Vec<Manager>,
+    /// For each group the weight of each manager in its supply.
+    pub(super) shares: Vec<u64>,
+}
+
+impl Made {
+    /// `vectors` are the requirements of the groups.
+    pub(super) fn into_plan(
+        self,
         view: &PolicyView,
-        vectors_and_shares: impl Iterator<Item = (Vec<f64>, Vec<u64>)>,
+        vectors: Vec<Vec<f64>>,
         decision: &Decision,
-    ) -> Self {
-        let empty = |(group, (vector, shares)): (&GroupView, _)| PlannedGroup {
+    ) -> Plan {
+        let mut counts = vec![0; view.groups.len()];
+        view.rounds.iter().for_each(|round| counts[round.group] += 1);
+        let empty = |((group, vector), count): ((&GroupView, _), usize)| PlannedGroup {
             requirement_id: group.requirement_id,
             vector,
             supply: group.supply,
-            rounds: Vec::new(),
-            shares,
+            rounds: Vec::with_capacity(count),
         };
         let mut groups: Vec<PlannedGroup> =
-            view.groups.iter().zip(vectors_and_shares).map(empty).collect();
+            view.groups.iter().zip(vectors).zip(counts).map(empty).collect();
         for (rank, index) in (0..).zip(&decision.order) {
             let round = &view.rounds[*index];
-            let planned = PlannedRound { key: round.key, rank, remaining: round.remaining };
-            groups[round.group].rounds.push(planned);
+            groups[round.group].rounds.push(PlannedRound {
+                key: round.key,
+                rank,
+                remaining: round.remaining,
+                tier: decision.tiers.get(*index).copied().flatten(),
+                part: decision.parts.get(*index).copied().unwrap_or(0),
+            });
         }
-        let preferences = preferences(view, decision);
-        let fallback = groups.iter().map(|group| group.requirement_id).collect();
-        Self { version, ranked, groups, preferences, fallback, managers }
+        Plan {
+            version: self.version,
+            ranked: self.ranked,
+            preferences: preferences(view, decision),
+            fallback: groups.iter().map(|group| group.requirement_id).collect(),
+            groups,
+            shuffle: decision.shuffle,
+            partitions: decision.partitions,
+            managers: self.managers,
+            shares: self.shares,
+        }
     }
+}
 
+impl Plan {
     /// For each round, in the order of the groups, how many devices this manager may hold for it:
     /// its share (by the supply of the round's group) of what the round lacks, rounded up, at
     /// least 1 and never more than the round lacks.
@@ -86,19 +119,26 @@ impl Plan {
     pub fn quotas(&self, manager: Manager) -> Result<Vec<u32>> {
         let place = self.managers.binary_search(&manager);
         let place = place.map_err(|_| Error::UnknownManager(manager))?;
-        let quota = |group: &PlannedGroup, remaining: u32| {
-            let total: u64 = group.shares.iter().sum();
-            let (part, whole) = match total {
-                0 => (1, self.managers.len() as u64),
-                _ => (group.shares[place], total),
+        let managers = self.managers.len();
+        let rounds = self.groups.iter().map(|group| group.rounds.len()).sum();
+        let mut quotas = Vec::with_capacity(rounds);
+        for (group, shares) in self.groups.iter().zip(self.shares.chunks(managers)) {
+            let (part, whole) = match shares.iter().sum::<u64>() {
+                0 => (1, managers as u64),
+                total => (shares[place], total),
             };
-            let share = (u128::from(remaining) * u128::from(part)).div_ceil(u128::from(whole));
-            u32::try_from(share).unwrap_or(remaining).clamp(1, remaining)
-        };
-        let of_group = |group: &PlannedGroup| -> Vec<u32> {
-            group.rounds.iter().map(|round| quota(group, round.remaining)).collect()
-        };
-        Ok(self.groups.iter().flat_map(of_group).collect())
+            if part == whole {
+                // No other manager has such devices. (The division below is dear.)
+                quotas.extend(group.rounds.iter().map(|round| round.remaining));
+                continue;
+            }
+            quotas.extend(group.rounds.iter().map(|round| {
+                let share =
+                    (u128::from(round.remaining) * u128::from(part)).div_ceil(u128::from(whole));
+                u32::try_from(share).unwrap_or(round.remaining).clamp(1, round.remaining)
+            }));
+        }
+        Ok(quotas)
     }
 
     /// The managers that have quotas, ascending.
@@ -112,9 +152,17 @@ impl Plan {
         let mut text = format!("plan {} serves {rule}\n", self.version);
         for group in &self.groups {
             let _ = writeln!(text, "group {} supply {:.1}", group.requirement_id, group.supply);
-            for PlannedRound { key, rank, remaining } in &group.rounds {
+            for PlannedRound { key, rank, remaining, tier, part } in &group.rounds {
                 let (job, round) = (key.job, key.round);
-                let _ = writeln!(text, "  rank {rank} job {job} round {round} lacks {remaining}");
+                let _ = write!(text, "  rank {rank} job {job} round {round} lacks {remaining}");
+                if let Some((min, max)) = tier {
+                    let _ = write!(text, ", speeds from {min}");
+                    let _ = max.map_or(Ok(()), |max| write!(text, " to {max}"));
+                }
+                if self.partitions > 0 {
+                    let _ = write!(text, ", part {part} of {}", self.partitions);
+                }
+                text.push('\n');
             }
         }
         for (signature, order) in &self.preferences {

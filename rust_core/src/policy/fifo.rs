@@ -2,7 +2,7 @@
 //!
 //! The baseline of the paper's evaluation (§5). Cost: one sort.
 
-use super::{Decision, Policy, PolicyView, RoundView, ranked_by};
+use super::{Decision, Policy, PolicyError, PolicyView, RoundView, ranked_by};
 
 pub(super) struct Fifo;
 
@@ -11,8 +11,8 @@ impl Policy for Fifo {
         "fifo"
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
-        ranked_by(view, RoundView::registration)
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
+        Ok(ranked_by(view, RoundView::registration))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Intersection resource scheduling, the rule of Venn (paper §4; without tiers).
+//! Intersection resource scheduling, the rule of Venn (paper §4.2; without tiers).
 //!
 //! Groups contend where the sets of devices that meet them intersect. Every signature gets one
 //! owner, the group that its devices serve first:
@@ -7,8 +7,18 @@
 //! 2. Most plentiful group first, each group `e` looks at the strictly scarcer groups `c`, from
 //!    the next scarcer on, and takes over what `c` owns *and `e` is eligible for*, as long as more
 //!    jobs per owned device wait for it than for `c`: `affected / num[e] > queue[c] / num[c]`.
-//!    `affected` is the number of jobs of `e` that are served before `c` has none left.
+//!    `affected` is the number of jobs of `e` that are served before `c` has none left. What a
+//!    group owns, its queue and the rates of its jobs change with each take-over.
 //! 3. Within a group: fewest missing devices first, then by registration.
+//!
+//! **Fairness** (paper §4.4), the knob ε: with t the time that a job has been here (at least one
+//! round) and T its fair share (registered jobs × its time without contention), a round that lacks
+//! d devices counts as `d · (T/t)^ε` in the order of rule 3, and each job of a group counts as
+//! `(Σt/ΣT)^ε` jobs in rule 2. So whoever waits comes forward, whatever it asks for. With ε = 0
+//! this is pure IRS; the greater ε, the nearer to max-min fairness. With ε > 0 there is one rule
+//! more, without which a group could be passed over for ever whose devices all meet another group
+//! too: 4. A group that owns nothing takes what meets it from an owner that has fewer jobs per
+//! device, counted in the same way: `queue[e] / supply[e] > queue[owner] / num[owner]`.
 //!
 //! Two differences from the code published with the paper, both on purpose. A group never takes a
 //! signature for which it is not eligible, hence a take-over may leave `c` a part; then `c`
@@ -19,7 +29,8 @@
 //! Cost: O(rounds log rounds + groups² · signatures / 64), in practice far less, since a group
 //! stops at the first scarcer one that it does not take from.
 
-use super::{Decision, Policy, PolicyView};
+use super::estimate::Fair;
+use super::{Decision, Policy, PolicyError, PolicyView, RoundView, SignatureView};
 use crate::bits::Bits;
 
 pub(super) struct Irs;
@@ -33,19 +44,74 @@ impl Policy for Irs {
         false
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
-        let mut order: Vec<usize> = (0..view.rounds.len()).collect();
-        order.sort_by_key(|index| {
-            let round = &view.rounds[*index];
-            (round.group, round.remaining, round.registration())
-        });
-        let mut groups = initial_allocation(view, &order);
-        reallocate(&mut groups, &view.signatures);
-        let mut owners = vec![None; view.signatures.len()];
-        for (index, group) in groups.iter().enumerate() {
-            group.own.iter().for_each(|signature| owners[signature] = Some(index));
-        }
-        Decision { order, owners: Some(owners) }
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
+        Ok(decide(view))
+    }
+}
+
+/// The rule; the order is group after group.
+pub(super) fn decide(view: &PolicyView) -> Decision {
+    let epsilon = view.options.fairness;
+    let (order, weights) = if epsilon == 0.0 {
+        (order(view, |round| f64::from(round.remaining)), vec![1.0; view.groups.len()])
+    } else {
+        (order(view, |round| fair_demand(view, round)), fair_weights(view))
+    };
+    let mut groups = initial_allocation(view, &order, &weights);
+    reallocate(&mut groups, &view.signatures);
+    if epsilon > 0.0 {
+        rescue(&mut groups, &view.signatures);
+    }
+    let mut owners = vec![None; view.signatures.len()];
+    for (index, group) in groups.iter().enumerate() {
+        group.own.iter().for_each(|signature| owners[signature] = Some(index));
+    }
+    Decision { order, owners: Some(owners), ..Decision::default() }
+}
+
+/// Rounds by group, then by what they count as, then by registration.
+fn order(view: &PolicyView, counts_as: impl Fn(&RoundView) -> f64) -> Vec<usize> {
+    let key = |(index, round): (usize, &RoundView)| {
+        // Non-negative floats are in the order of their bits.
+        (round.group, counts_as(round).to_bits(), round.registration(), index)
+    };
+    let mut keys: Vec<_> = view.rounds.iter().enumerate().map(key).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|key| key.3).collect()
+}
+
+/// d' = d · (T/t)^ε.
+fn fair_demand(view: &PolicyView, round: &RoundView) -> f64 {
+    let fair = Fair::of(view, round);
+    f64::from(round.remaining) * (fair.share_s / fair.time_s).powf(view.options.fairness)
+}
+
+/// For each group (Σt/ΣT)^ε over its rounds: what a job of it counts as in its queue.
+fn fair_weights(view: &PolicyView) -> Vec<f64> {
+    let mut sums = vec![(0.0, 0.0); view.groups.len()];
+    for round in &view.rounds {
+        let fair = Fair::of(view, round);
+        let sum: &mut (f64, f64) = &mut sums[round.group];
+        *sum = (sum.0 + fair.time_s, sum.1 + fair.share_s);
+    }
+    let weight = |(time_s, share_s): (f64, f64)| (time_s / share_s).powf(view.options.fairness);
+    sums.into_iter().map(weight).collect()
+}
+
+/// A job that waits in the queue of a group.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// The devices that it lacks …
+    demand: f64,
+    /// … and the devices that it is served from.
+    rate: f64,
+    /// As how many jobs it counts.
+    weight: f64,
+}
+
+impl Waiting {
+    fn delay(&self) -> f64 {
+        self.demand / self.rate
     }
 }
 
@@ -59,31 +125,44 @@ struct Group {
     own: Bits,
     /// The devices that it owns, at least 1 if any are eligible; 0 after giving everything away.
     num: f64,
-    /// How many jobs wait, with those of groups that were merged into this one.
+    /// How many jobs of its own wait …
+    own_queue: f64,
+    /// … and with those of groups that were merged into this one.
     queue: f64,
-    /// For each of these jobs: the devices that it lacks …
-    demand: Vec<f64>,
-    /// … and the devices that it is served from.
-    rate: Vec<f64>,
+    jobs: Vec<Waiting>,
+    /// After what time it has no jobs left.
+    drained: f64,
 }
 
-fn initial_allocation(view: &PolicyView, order: &[usize]) -> Vec<Group> {
+impl Group {
+    fn count_drained(&mut self) {
+        self.drained = self.jobs.iter().map(Waiting::delay).sum();
+    }
+}
+
+fn initial_allocation(view: &PolicyView, order: &[usize], weights: &[f64]) -> Vec<Group> {
     let signatures = &view.signatures;
     let mut left = Bits::empty(signatures.len());
-    (0..signatures.len()).for_each(|signature| left.insert(signature));
-    let mut demands = vec![Vec::new(); view.groups.len()];
-    for round in order.iter().map(|index| &view.rounds[*index]) {
-        demands[round.group].push(f64::from(round.remaining));
-    }
-    let allocate = |(index, (demand, eligible)): (usize, (Vec<f64>, Bits))| {
+    left.fill(signatures.len());
+    let mut groups = Vec::with_capacity(view.groups.len());
+    let mut rounds = order.iter().map(|index| &view.rounds[*index]).peekable();
+    for (index, eligible) in eligible_signatures(view).into_iter().enumerate() {
         let own = eligible.intersection(&left);
         left.remove_all(&own);
         let num = if eligible.is_empty() { 0.0 } else { weight(&own, signatures).max(1.0) };
-        let (queue, rate) = (demand.len() as f64, vec![num; demand.len()]);
+        let mut jobs = Vec::new();
+        while let Some(round) = rounds.next_if(|round| round.group == index) {
+            let demand = f64::from(round.remaining);
+            jobs.push(Waiting { demand, rate: num, weight: weights[index] });
+        }
+        let queue = jobs.len() as f64 * weights[index];
         let supply = view.groups[index].supply;
-        Group { supply, eligible, own, num, queue, demand, rate }
-    };
-    demands.into_iter().zip(eligible_signatures(view)).enumerate().map(allocate).collect()
+        let (own_queue, drained) = (queue, 0.0);
+        let mut group = Group { supply, eligible, own, num, own_queue, queue, jobs, drained };
+        group.count_drained();
+        groups.push(group);
+    }
+    groups
 }
 
 /// For each group the signatures that meet it.
@@ -95,7 +174,7 @@ fn eligible_signatures(view: &PolicyView) -> Vec<Bits> {
     eligible
 }
 
-fn reallocate(groups: &mut [Group], signatures: &[super::SignatureView]) {
+fn reallocate(groups: &mut [Group], signatures: &[SignatureView]) {
     for taker in (0..groups.len()).rev() {
         let (scarcer, rest) = groups.split_at_mut(taker);
         let taker = &mut rest[0];
@@ -120,23 +199,18 @@ fn wants(taker: &Group, giver: &Group) -> bool {
 
 /// How many jobs of the taker are served before the giver has none left.
 fn affected(taker: &Group, giver: &Group) -> f64 {
-    let delays = |group: &Group| -> Vec<f64> {
-        group.demand.iter().zip(&group.rate).map(|(demand, rate)| demand / rate).collect()
-    };
-    let giver_drains: f64 = delays(giver).iter().sum();
-    let taker_delays = delays(taker);
-    if taker_delays.iter().sum::<f64>() <= giver_drains {
-        return taker_delays.len() as f64;
+    if taker.drained <= giver.drained {
+        return taker.jobs.iter().map(|job| job.weight).sum();
     }
     let mut elapsed = 0.0;
-    let served = taker_delays.iter().take_while(|delay| {
-        elapsed += **delay;
-        elapsed < giver_drains
+    let served = taker.jobs.iter().take_while(|job| {
+        elapsed += job.delay();
+        elapsed < giver.drained
     });
-    served.count() as f64
+    served.map(|job| job.weight).sum()
 }
 
-fn take(taker: &mut Group, giver: &mut Group, signatures: &[super::SignatureView]) {
+fn take(taker: &mut Group, giver: &mut Group, signatures: &[SignatureView]) {
     let moved = giver.own.intersection(&taker.eligible);
     giver.own.remove_all(&moved);
     taker.own.insert_all(&moved);
@@ -144,17 +218,40 @@ fn take(taker: &mut Group, giver: &mut Group, signatures: &[super::SignatureView
     let kept = if giver.own.is_empty() { 0.0 } else { kept.max(1.0) };
     let gained = giver.num - kept;
     taker.num += gained;
-    taker.rate.iter_mut().for_each(|rate| *rate += gained);
+    taker.jobs.iter_mut().for_each(|job| job.rate += gained);
     giver.num = kept;
     if giver.own.is_empty() {
         taker.queue += giver.queue;
-        taker.demand.append(&mut giver.demand);
-        taker.rate.append(&mut giver.rate);
+        taker.jobs.append(&mut giver.jobs);
     } else {
-        giver.rate.fill(kept);
+        giver.jobs.iter_mut().for_each(|job| job.rate = kept);
+    }
+    giver.count_drained();
+    taker.count_drained();
+}
+
+/// Rule 4. Of several groups that want the same, the one with the most jobs per device is last and
+/// keeps it.
+fn rescue(groups: &mut [Group], signatures: &[SignatureView]) {
+    let is_poor = |group: &Group| group.own.is_empty() && !group.eligible.is_empty();
+    let claim = |group: &Group| group.own_queue / group.supply.max(1.0);
+    let poor = groups.iter().enumerate().filter(|(_, group)| is_poor(group));
+    let mut claims: Vec<(f64, usize)> = poor.map(|(i, group)| (claim(group), i)).collect();
+    claims.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+    for (claim, taker) in claims {
+        for owner in (0..groups.len()).filter(|owner| *owner != taker) {
+            let moved = groups[owner].own.intersection(&groups[taker].eligible);
+            let has_fewer = claim > groups[owner].own_queue / groups[owner].num.max(1.0);
+            if has_fewer && !moved.is_empty() {
+                groups[owner].own.remove_all(&moved);
+                groups[taker].own.insert_all(&moved);
+                groups[owner].num = weight(&groups[owner].own, signatures);
+                groups[taker].num = weight(&groups[taker].own, signatures);
+            }
+        }
     }
 }
 
-fn weight(set: &Bits, signatures: &[super::SignatureView]) -> f64 {
+fn weight(set: &Bits, signatures: &[SignatureView]) -> f64 {
     set.iter().map(|signature| signatures[signature].weight).sum()
 }

@@ -4,13 +4,41 @@
 //! cause an ineligible offer). To add one: a file here with the rule in words, its cost, the
 //! implementation and its tests, and a line in [`TABLE`].
 
+mod estimate;
 mod fifo;
 mod irs;
+mod las;
+mod options;
 mod random;
+mod random_per_client;
 mod srsf;
+mod srsf_total;
+mod srtf;
+mod static_partition;
+mod venn;
+
+use std::fmt;
 
 use crate::bits::Bits;
-use crate::{Error, Job, RequirementId, Result, RoundKey};
+use crate::{Error, Job, RequirementId, RoundKey};
+
+pub use options::{OPTIONS, PolicyOptions};
+pub(crate) use options::{SEED_MAX, whole, within};
+
+/// What a job's earlier rounds came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobHistory {
+    /// Rounds that got enough reports.
+    pub rounds_succeeded: u32,
+    /// Devices that served the job in all its rounds, whatever came of them.
+    pub devices_served: u64,
+    /// The scheduling delay of the last round that succeeded: opened to first filled.
+    pub last_scheduling_ns: u64,
+    /// Its response time: first filled to enough reports.
+    pub last_response_ns: u64,
+    /// The sum of the times of the successful rounds, opened to ended.
+    pub rounds_ns: u64,
+}
 
 /// An open round as a policy sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,27 +49,48 @@ pub struct RoundView {
     pub group: usize,
     /// How many devices it still lacks, at least 1.
     pub remaining: u32,
+    /// How many it asked for.
+    pub demand: u32,
     /// When its job registered.
     pub registered_ns: u64,
+    /// When it was opened.
+    pub opened_ns: u64,
+    /// The rounds that its job registered, 0 = unknown.
+    pub rounds_estimate: u64,
+    /// The devices a round that its job registered.
+    pub demand_estimate: u64,
+    /// How many registered jobs have smaller ids.
+    pub place: u32,
+    /// What the job's earlier rounds came to.
+    pub history: JobHistory,
 }
 
 impl RoundView {
     /// The order of registration; job ids break ties.
-    fn registration(&self) -> (u64, Job) {
+    pub(crate) fn registration(&self) -> (u64, Job) {
         (self.registered_ns, self.key.job)
     }
 }
 
 /// A group of open rounds as a policy sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupView {
     /// The requirement that its rounds share.
     pub requirement_id: RequirementId,
-    /// How many devices of the recent supply meet it.
+    /// How many devices of the supply (over the day, or in the short window if the day is switched
+    /// off) meet it: what scarcity goes by, in the unit of [`SignatureView::weight`].
     pub supply: f64,
+    /// Devices a second that meet it, in the short window.
+    pub rate: f64,
+    /// Devices a second that meet it, over the day.
+    pub rate_day: f64,
+    /// The lower bounds of the equal-count speed classes of the devices that meet it, slowest
+    /// first; the first is the slowest speed that counts. Empty: too few devices are known, or the
+    /// policy does not use speeds.
+    pub speeds: Vec<f64>,
 }
 
-/// The devices of the recent supply that meet exactly these groups.
+/// The devices of the supply that meet exactly these groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SignatureView {
     groups: Bits,
@@ -77,8 +126,14 @@ impl SignatureView {
 /// Everything that a policy decides from.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyView {
+    /// When the plan is made.
+    pub now_ns: u64,
     /// The seed of the planner.
     pub seed: u64,
+    /// The settings of policies.
+    pub options: PolicyOptions,
+    /// How many jobs are registered, with or without an open round.
+    pub jobs: u32,
     /// The rounds that still lack devices, by job.
     pub rounds: Vec<RoundView>,
     /// The groups, **scarcest first**: by supply, ties with the larger sum of lower bounds first,
@@ -88,8 +143,11 @@ pub struct PolicyView {
     pub signatures: Vec<SignatureView>,
 }
 
+/// The devices to which a round is offered: those with `min <= option < max`; None = no bound.
+pub type Tier = (f64, Option<f64>);
+
 /// What a policy answers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// Indices into [`PolicyView::rounds`]: the global order, or for a policy that is not ranked
     /// at least the order within each group.
@@ -97,22 +155,82 @@ pub struct Decision {
     /// None: ranked, every client follows the global order. Otherwise the group that owns each
     /// signature and is served first by it; the other groups follow, scarcest first.
     pub owners: Option<Vec<Option<usize>>>,
+    /// By index into [`PolicyView::rounds`], or empty for no tiers at all.
+    pub tiers: Vec<Option<Tier>>,
+    /// Every client goes through its eligible rounds in an order of its own, drawn from this.
+    pub shuffle: Option<u64>,
+    /// Into how many parts devices are divided, 0 = not at all.
+    pub partitions: u32,
+    /// By index into [`PolicyView::rounds`], the part whose devices serve it; empty if there are
+    /// no partitions.
+    pub parts: Vec<u32>,
 }
+
+/// A policy failed: it raised, or answered something that is no order of the open rounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    /// The name of the policy.
+    pub policy: String,
+    /// What it did, in one line.
+    pub text: String,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {} {}", self.policy, self.text)
+    }
+}
+
+impl std::error::Error for PolicyError {}
 
 /// A rule. Stateless: everything is in the view, so the same view gives the same decision.
 pub trait Policy: Send + Sync {
     /// Its name in configurations.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
     /// Whether its answer is a global order of rounds.
     fn is_ranked(&self) -> bool {
         true
     }
-    /// The rule itself.
-    fn decide(&self, view: &PolicyView) -> Decision;
+    /// Whether it looks at [`GroupView::speeds`]; they cost something to know.
+    fn uses_speeds(&self) -> bool {
+        false
+    }
+    /// The rule itself. Built-in policies never fail; a user's may.
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError>;
+}
+
+/// A policy in use: one of the table, or somebody's own.
+pub enum Rule {
+    /// A built-in policy.
+    Known(&'static dyn Policy),
+    /// Another one.
+    Own(Box<dyn Policy>),
+}
+
+impl std::ops::Deref for Rule {
+    type Target = dyn Policy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Known(policy) => *policy,
+            Self::Own(policy) => policy.as_ref(),
+        }
+    }
 }
 
 /// Every built-in policy.
-static TABLE: [&dyn Policy; 4] = [&fifo::Fifo, &random::Random, &srsf::Srsf, &irs::Irs];
+static TABLE: [&dyn Policy; 10] = [
+    &fifo::Fifo,
+    &random::Random,
+    &random_per_client::RandomPerClient,
+    &srsf::Srsf,
+    &srsf_total::SrsfTotal,
+    &srtf::Srtf,
+    &las::Las,
+    &irs::Irs,
+    &venn::Venn,
+    &static_partition::StaticPartition,
+];
 
 /// The names of the policies, in the order of the table.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -120,16 +238,24 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The policy of this name.
-pub fn find(name: &str) -> Result<&'static dyn Policy> {
+pub fn find(name: &str) -> Result<&'static dyn Policy, Error> {
     let found = TABLE.iter().copied().find(|policy| policy.name() == name);
     found.ok_or_else(|| Error::UnknownPolicy { name: name.to_owned() })
 }
 
 /// The decision of a ranked policy: rounds by a key, smallest first.
 fn ranked_by<K: Ord>(view: &PolicyView, key: impl Fn(&RoundView) -> K) -> Decision {
-    let mut order: Vec<usize> = (0..view.rounds.len()).collect();
-    order.sort_by_cached_key(|round| key(&view.rounds[*round]));
-    Decision { order, owners: None }
+    let rounds = view.rounds.iter().zip(0..);
+    let mut keys: Vec<(K, usize)> = rounds.map(|(round, index)| (key(round), index)).collect();
+    keys.sort_unstable();
+    let order = keys.into_iter().map(|(_, index)| index).collect();
+    Decision { order, ..Decision::default() }
+}
+
+/// The same by a number that is not negative; then by registration.
+fn ranked_by_number(view: &PolicyView, number: impl Fn(&RoundView) -> f64) -> Decision {
+    // Such floats are in the order of their bits.
+    ranked_by(view, |round| (number(round).to_bits(), round.registration()))
 }
 
 #[cfg(test)]
@@ -138,25 +264,46 @@ pub(crate) mod testing {
 
     /// A round of job `job` in `group`, registered at second `job`.
     pub(crate) fn round(job: Job, group: usize, remaining: u32) -> RoundView {
-        RoundView { key: RoundKey { job, round: 0 }, group, remaining, registered_ns: job }
+        RoundView {
+            key: RoundKey { job, round: 0 },
+            group,
+            remaining,
+            demand: remaining,
+            registered_ns: job,
+            opened_ns: job,
+            rounds_estimate: 0,
+            demand_estimate: u64::from(remaining),
+            place: 0,
+            history: JobHistory::default(),
+        }
     }
 
     /// The jobs in the order of the decision.
     pub(crate) fn jobs(policy: &dyn Policy, view: &PolicyView) -> Vec<Job> {
-        policy.decide(view).order.iter().map(|round| view.rounds[*round].key.job).collect()
+        policy
+            .decide(view)
+            .expect("it has no bug")
+            .order
+            .iter()
+            .map(|round| view.rounds[*round].key.job)
+            .collect()
     }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = find("best").err().expect("no such policy");
         let text = error.to_string();
-        assert_eq!(text, "unknown policy \"best\", known are fifo, random, srsf, irs");
+        assert_eq!(
+            text,
+            "unknown policy \"best\", known are fifo, random, random-per-client, srsf, srsf-total, \
+             srtf, las, irs, venn, static-partition"
+        );
     }
 
     #[test]
     fn every_policy_orders_every_round_once() {
         let rounds = (1..=9).map(|job| round(job, 0, u32::try_from(job * 7 % 5 + 1).unwrap()));
-        let groups = vec![GroupView { requirement_id: 0, supply: 0.0 }];
+        let groups = vec![GroupView::default()];
         let view = PolicyView { rounds: rounds.collect(), groups, ..Default::default() };
         for policy in TABLE {
             let mut seen = jobs(policy, &view);

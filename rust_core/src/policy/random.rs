@@ -4,7 +4,7 @@
 //! and fill none. The draw depends on the seed and the round alone, so a plan made again, or made
 //! after other rounds came and went, keeps the order. Cost: one sort.
 
-use super::{Decision, Policy, PolicyView, ranked_by};
+use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
 use crate::random::draw;
 
 pub(super) struct Random;
@@ -14,9 +14,9 @@ impl Policy for Random {
         "random"
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
         let lot = |job, round| draw(view.seed, job, u64::from(round));
-        ranked_by(view, |r| (lot(r.key.job, r.key.round), r.key))
+        Ok(ranked_by(view, |r| (lot(r.key.job, r.key.round), r.key)))
     }
 }
 

@@ -4,7 +4,7 @@
 //! The paper's SRSF (§5.1), which looks at the open request only and not at the rounds to come.
 //! Cost: one sort.
 
-use super::{Decision, Policy, PolicyView, ranked_by};
+use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
 
 pub(super) struct Srsf;
 
@@ -13,8 +13,8 @@ impl Policy for Srsf {
         "srsf"
     }
 
-    fn decide(&self, view: &PolicyView) -> Decision {
-        ranked_by(view, |round| (round.remaining, round.registration()))
+    fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
+        Ok(ranked_by(view, |round| (round.remaining, round.registration())))
     }
 }
 

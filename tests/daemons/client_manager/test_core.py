@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from propius.messages import (
     Assignment,
     CheckedIn,
@@ -423,6 +425,23 @@ def test_report_with_a_stale_token_is_refused_by_name() -> None:
     world.ask(1, Report(job=7, round=0, token=b"t", outcome=reportable()), request=5)
     world.answer_report(world.reports()[0], "stale_token")
     assert world.answer().code is ErrorCode.STALE_TOKEN
+
+
+@pytest.mark.parametrize("code", [ErrorCode.BUSY, ErrorCode.LIMIT])
+def test_job_manager_that_cannot_take_more_is_busy_with_times_that_spread(code: ErrorCode) -> None:
+    """What it says reaches the devices with a time of their own each."""
+    world = World()
+    world.plan(1, quota=40)
+    for device in range(20):
+        world.check_in(device)
+        world.accept(device, 1, request=2)
+    for claim in world.claims():
+        world.refuse(claim, code.value)
+    answers = [answer.message for answer in world.answers() if isinstance(answer.message, Error)]
+    assert len(answers) == 20
+    assert {answer.code for answer in answers} == {code}
+    assert len({answer.retry_after_s for answer in answers}) > 10
+    assert min(answer.retry_after_s for answer in answers) > 0
 
 
 def test_report_without_an_answer_ends_in_busy() -> None:

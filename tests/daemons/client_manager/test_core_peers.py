@@ -26,11 +26,16 @@ from propius.messages import (
     Header,
     Heartbeat,
     Hello,
+    LookedUp,
+    MatcherStarted,
     Offered,
     PlanApplied,
     Reject,
+    SchedulerMet,
     Supply,
+    TimeLooked,
     Undeliverable,
+    WaitingMatched,
     Welcome,
     encode,
     encode_header,
@@ -123,6 +128,17 @@ def test_device_table_is_bounded_and_forgets_the_oldest() -> None:
     assert len(world.core.clients.exchanges) == 0
 
 
+def test_an_offer_can_be_taken_though_its_check_in_was_forgotten_in_a_crowd() -> None:
+    """More devices wait than are remembered: an accept still claims what was offered."""
+    world = World(remembered_max=2)
+    for device in range(1, 6):
+        world.check_in(device, wait_s=60.0)
+    world.plan(1)
+    assert jobs_of(world.answer()) == [1]
+    world.accept(1, 1)
+    assert not world.claim().look_up
+
+
 # --- peers ---------------------------------------------------------------------------------------
 
 
@@ -186,6 +202,32 @@ def test_last_plan_stays_in_force_without_a_scheduler() -> None:
     world.check_in(1)
     assert jobs_of(world.answer()) == [7]
     assert "scheduler" in world.core.not_ready()
+
+
+def test_restarted_scheduler_does_not_double_the_quotas() -> None:
+    """Offers that are out, and grants that its plan does not know of, count against it, too."""
+    world = World()
+    world.plan(7, quota=3)
+    for device in (1, 2, 3):
+        world.check_in(device)
+    assert [jobs_of(answer.message) for answer in world.answers()] == [[7]] * 3
+    world.accept(1, 7)
+    world.grant(world.claim(), seq=5)
+    world.answers()
+    world.restart("scheduler")
+    world.check_in(4)
+    assert jobs_of(world.answer()) == []  # by the plan from before
+    world.versions = 0
+    world.plan(7, quota=3, seq=4)  # of a snapshot from before the grant
+    world.check_in(5)
+    assert jobs_of(world.answer()) == []
+    world.plan(7, quota=2, seq=5)
+    world.check_in(6)
+    assert jobs_of(world.answer()) == []  # two offers are out still
+    world.ask(2, Decline(rounds=[(7, 0)]), request=2)
+    world.answers()
+    world.check_in(8)
+    assert jobs_of(world.answer()) == [7]
 
 
 def test_beat_tells_the_scheduler_which_plan_is_in_force() -> None:
@@ -336,7 +378,10 @@ def test_supply_repeats_the_last_buckets_and_all_to_a_new_scheduler() -> None:
 
 
 def test_events_are_the_matchers_inputs_in_order() -> None:
-    """Check-in, plan, offer, claim, answer, decline, time-outs: each once, in order."""
+    """Check-in, plan, offer, claim, answer, decline, time-outs: each once, in order.
+
+    What tells the time stands between them: a batch ends, somebody's time may be over.
+    """
     world = World()
     world.check_in(1, wait_s=60.0)
     world.plan(7, 8)
@@ -346,10 +391,22 @@ def test_events_are_the_matchers_inputs_in_order() -> None:
     world.check_in(2)
     world.advance(11.0)
     kinds = [type(event) for event in world.driver.take_events()]
-    assert kinds == [
-        CheckedIn, PlanApplied, Offered, Claimed, ClaimAnswered, Declined,
-        CheckedIn, Offered, ClientForgotten,
+    assert [kind for kind in kinds if kind not in {TimeLooked, WaitingMatched}] == [
+        MatcherStarted, SchedulerMet, CheckedIn, PlanApplied, Offered, Claimed, ClaimAnswered,
+        Declined, CheckedIn, Offered, ClientForgotten,
     ]  # fmt: skip
+    assert kinds[kinds.index(PlanApplied) + 1] is WaitingMatched
+    assert kinds[-3:] == [TimeLooked, ClientForgotten, WaitingMatched]
+
+
+def test_an_accept_of_what_was_not_offered_is_an_event() -> None:
+    """The matcher was asked and said no: ``looked_up``, not ``claimed``."""
+    world = World()
+    offered(world, 7)
+    world.accept(1, 9)
+    events = world.driver.take_events()
+    assert any(isinstance(event, LookedUp) for event in events)
+    assert not any(isinstance(event, Claimed) for event in events)
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:

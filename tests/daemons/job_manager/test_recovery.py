@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from daemons.job_manager.queries import job_status
 from daemons.job_manager.records import Meta
 from daemons.job_manager.states import JobState, RoundState
 from daemons.store import StoreError
@@ -27,7 +28,9 @@ from propius.messages import (
     Resume,
     StartRequest,
     decode_header,
+    decode_payload,
     encode,
+    encode_payload,
 )
 from tests.daemons.job_manager.rig import JobServer, Rig, device, registration
 
@@ -291,6 +294,18 @@ def test_times_before_the_boot_are_times(
     assert rig.report(1, 1, token_).error == ""
     assert rig.report(2, 1, second.token).error == ""
     assert rig.round().state is RoundState.COMPLETED
+
+
+def test_ages_are_never_negative(leased: tuple[Rig, JobServer, bytes]) -> None:
+    """What was done after the time was last noted looks younger than now after a reboot."""
+    rig, _, _ = leased
+    rig.now_ns = 5 * SECOND_NS
+    rig.start("boot-2")
+    rig.core.book.jobs[1].registered_ns = rig.now_ns + 20 * SECOND_NS
+    rig.round().opened_ns = rig.now_ns + 20 * SECOND_NS
+    status = job_status(rig.core.book, rig.now_ns, rig.core.book.jobs[1])
+    assert (status.age_s, status.waiting_s) == (0.0, 0.0)
+    assert decode_payload("job_status", encode_payload(status)) == status
 
 
 def test_a_deadline_before_the_boot_takes_effect(leased: tuple[Rig, JobServer, bytes]) -> None:

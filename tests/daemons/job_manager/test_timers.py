@@ -146,6 +146,38 @@ def test_a_mass_expiry_is_worked_off_in_pieces(rig: Rig) -> None:
     assert not rig.core.book.leases
 
 
+def test_answers_of_a_restart_are_forgotten_in_pieces(rig: Rig) -> None:
+    """All that was restored is of one age; a tick forgets some, and the next one more."""
+    number = WORK_MAX + 10
+    JobServer.registered(rig).start(number)
+    rig.claims([Claim(device(who), 1, 1, b"d", 1, 0, False) for who in range(number)])
+    rig.start()
+    rig.now_ns += int((rig.settings.answer_horizon_s + 10) * SECOND_NS)
+    rig.tick()
+    assert len(rig.core.book.device_answers) == 10
+    due_ns = rig.book_due_ns()
+    assert due_ns is not None
+    assert due_ns <= rig.now_ns
+    rig.tick()
+    assert not len(rig.core.book.device_answers)
+
+
+def test_finished_jobs_are_purged_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job with many rounds is much work; a tick stops when it has done enough."""
+    monkeypatch.setattr("daemons.job_manager.timers.WORK_MAX", 6)
+    rig = Rig(keep_finished_s=100.0)
+    for number in range(4):
+        server = JobServer.registered(rig, f"server-{number}")
+        for _ in range(3):
+            assert server.do(EndRequest, round=server.start(1)) == Ok()
+        assert server.do(CompleteJob) == Ok()
+    rig.now_ns += 101 * SECOND_NS
+    rig.tick()
+    assert list(rig.core.book.jobs) == [3, 4]
+    rig.tick()
+    assert not rig.core.book.jobs
+
+
 def test_the_clock_is_saved_while_jobs_live(rig: Rig) -> None:
     """An idle job manager notes the time now and then, so that a reboot gives little back."""
     before = rig.store.load()["clock"]

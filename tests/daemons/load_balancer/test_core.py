@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,7 @@ from propius.messages import (
 )
 from tests.daemons.client_manager.kit import (
     SCHEMA,
+    SECOND,
     VERSION,
     DiallingPeer,
     Driver,
@@ -360,6 +363,90 @@ def test_full_table_answers_busy_with_times_that_spread() -> None:
     assert {error.code for error in errors} == {ErrorCode.BUSY}
     assert len({error.retry_after_s for error in errors}) > 15
     assert len(world.forwarded()) == 5
+
+
+def test_one_connection_has_its_share_of_the_table() -> None:
+    """Past pending_per_connection_max it is told to wait; others, and its own repeats, are not."""
+    world = World(pending_per_connection_max=3)
+    for device in range(4):
+        world.ask(device, peer=b"gateway")
+    assert world.error().code is ErrorCode.BUSY
+    assert world.core.counters["connection_limits_hit"] == 1
+    tags = [tag for _, tag, _, _ in world.forwarded()]
+    world.ask(0, peer=b"gateway")
+    world.ask(9, peer=b"another")
+    assert len(world.core.pending) == 4
+    assert list(world.heard()) == []
+    world.deliver(world.managers[0], tags[1])
+    world.ask(3, peer=b"gateway")
+    assert [message for _, _, message in world.heard()] == [OFFER]
+    world.core.check_invariants()
+
+
+def test_fleet_that_is_sent_away_comes_back_spread_out() -> None:
+    """5,000 devices at one instant and no manager: they return at about the welcome rate."""
+    world = World(managers=0, retries_per_s=500.0)
+    start_ns = world.driver.now_ns
+    due = [(start_ns, device) for device in range(5_000)]
+    returns: Counter[int] = Counter()
+    while due:
+        now_ns, device = heapq.heappop(due)
+        second = (now_ns - start_ns) // SECOND
+        if second >= 40:
+            break
+        returns[second] += 1
+        world.driver.now_ns = now_ns
+        world.ask(device, request=1 + second)
+        error = world.error()
+        assert error.code is ErrorCode.NOT_READY
+        heapq.heappush(due, (now_ns + int(error.retry_after_s * SECOND), device))
+    assert returns[0] > 5_000
+    assert max(returns[second] for second in range(1, 40)) <= 1_100
+    assert min(returns[second] for second in range(10, 40)) >= 200
+
+
+def test_restarted_balancer_declares_nobody_dead() -> None:
+    """Each manager comes by its hello, and devices are told to wait till then."""
+    world = World(managers=0)
+    world.ask(1)
+    error = world.error()
+    assert error.code is ErrorCode.NOT_READY
+    assert error.retry_after_s > 0
+    manager = world.manager(0)
+    manager.say(Beat())
+    assert world.driver.one(Error).code is ErrorCode.UNKNOWN_SESSION
+    manager.hello()
+    world.ask(1, request=2)
+    assert world.tag()
+    assert world.core.peers() == [
+        {"manager": 0, "incarnation": manager.incarnation, "ready": True, "requests": 1}
+    ]
+
+
+def test_manager_that_cannot_be_reached_gets_nothing_more() -> None:
+    """A batch that finds no taker is enough to send devices elsewhere, until it says hello."""
+    world = World(managers=2)
+    for device in range(20):
+        world.ask(device)
+    (sent, *_) = world.driver.take_sent(Forward)
+    world.driver.undeliverable(sent)
+    world.driver.advance(0.0)
+    assert [peer.encode() == sent.peer for peer in world.core.listener.peers] == [False]
+    world.driver.take(Error)
+    for device in range(100, 120):
+        world.ask(device)
+    assert sent.peer.decode() not in {manager for manager, _, _, _ in world.forwarded()}
+
+
+def test_requests_that_are_no_check_ins_expire_soon() -> None:
+    """Their manager gives up after some seconds, so an entry from before is of no use."""
+    world = World()
+    world.ask(1, Accept(job=1, round=0))
+    world.ask(2)
+    for _ in range(4):
+        keep_alive(world.driver, 10.0, *world.managers)
+    assert [entry.header.kind for entry in world.core.pending.all()] == ["check_in"]
+    assert world.error().code is ErrorCode.BUSY
 
 
 def test_request_without_an_answer_expires() -> None:

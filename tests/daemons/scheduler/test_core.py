@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
-from daemons.scheduler.core import SchedulerCore, SchedulerSettings
 from propius.messages import (
     Beat,
     Error,
     ErrorCode,
     Header,
-    JobEvents,
     JobsReceived,
     JobState,
+    ManagerJoined,
     NeedSnapshot,
     Plan,
     PlanMade,
+    PlannerStarted,
     Reject,
-    Snapshot,
     Supply,
     SupplyBucket,
     SupplyReceived,
@@ -26,109 +24,12 @@ from propius.messages import (
     encode_header,
 )
 from tests.daemons.client_manager.kit import (
-    SCHEMA,
     SECOND,
     VERSION,
-    DiallingPeer,
-    Driver,
     keep_alive,
 )
 from tests.daemons.client_manager.manager_kit import World as ManagerWorld
-
-MS = SECOND // 1_000
-
-
-def job(
-    number: int,
-    *,
-    round: int = 0,
-    demand: int = 10,
-    allocated: int = 0,
-    bounds: tuple[float, float] = (2.0, 2.0),
-    requirement_id: int = 0,
-) -> JobState:
-    """A live job; ``round`` -1: none is open."""
-    return JobState(
-        number,
-        requirement_id,
-        list(bounds),
-        {"images": float(number)},
-        number,
-        demand,
-        5,
-        round,
-        demand,
-        allocated,
-        number,
-    )
-
-
-def bucket(start_s: float, devices: int = 10, spec: tuple[float, float] = (4.0, 4.0)) -> Any:
-    return SupplyBucket(int(start_s * SECOND), devices, list(spec), [1.0])
-
-
-class World:
-    """A scheduler with its peers played by the test."""
-
-    def __init__(self, managers: int = 1, *, jobs: bool = True, **settings: Any) -> None:
-        values: dict[str, Any] = {"policy": "fifo", "event_log": True, **settings}
-        self.settings = SchedulerSettings(schema=SCHEMA, package_version=VERSION, **values)
-        self.driver = Driver(SchedulerCore(self.settings, incarnation=4, seed=1))
-        self.driver.start()
-        self.managers = [self.manager(number) for number in range(managers)]
-        for manager in self.managers:
-            manager.hello()
-        self.job_manager = DiallingPeer(self.driver, "inside", "job_manager", "job_manager")
-        if jobs:
-            self.job_manager.hello()
-
-    @property
-    def core(self) -> SchedulerCore:
-        core = self.driver.core
-        assert isinstance(core, SchedulerCore)
-        return core
-
-    def manager(self, number: int, **values: Any) -> DiallingPeer:
-        name = f"client_manager-{number}"
-        return DiallingPeer(self.driver, "inside", "client_manager", name, manager=number, **values)
-
-    def snapshot(self, *jobs: JobState, seq: int = 10) -> None:
-        self.job_manager.say(Snapshot(seq=seq, jobs=list(jobs)))
-
-    def events(
-        self, *jobs: JobState, first: int, seq: int = 0, removed: tuple[int, ...] = ()
-    ) -> None:
-        self.job_manager.say(
-            JobEvents(first_seq=first, seq=seq or first, changed=list(jobs), removed=list(removed))
-        )
-
-    def plans(self) -> dict[str, list[Plan]]:
-        """The plans that were sent since last asked, by manager."""
-        plans: dict[str, list[Plan]] = {}
-        for sent in self.driver.take_sent(Plan):
-            plans.setdefault(sent.peer.decode(), []).append(sent.message)
-        return plans
-
-    def plan(self) -> Plan:
-        (sent,) = self.driver.take(Plan)
-        return sent
-
-    def live(self, seconds: float, *without: DiallingPeer, seq: int | None = None) -> None:
-        """Let time pass while everybody beats."""
-        here = [peer for peer in self.managers if peer not in without]
-        for _ in range(max(1, round(seconds / 0.25))):
-            self.driver.advance(0.25)
-            version = 0 if self.core.plan is None else self.core.plan.version
-            for manager in here:
-                manager.say(Beat(seq=version))
-            if self.job_manager not in without:
-                self.job_manager.say(Beat(seq=max(0, self.core.jobs.seq if seq is None else seq)))
-
-
-def rounds_of(plan: Plan) -> list[tuple[int, int, int]]:
-    """(job, round, quota) in the order of the plan."""
-    return [(p.job, p.round, p.quota) for group in plan.groups for p in group.rounds]
-
+from tests.daemons.scheduler.kit import MS, World, bucket, job, rounds_of
 
 # --- jobs ----------------------------------------------------------------------------------------
 
@@ -351,32 +252,6 @@ def test_quotas_of_two_managers_hardly_exceed_what_remains() -> None:
         assert remaining[name] <= first + second <= remaining[name] + 1
 
 
-def test_late_manager_gets_a_plan_and_the_others_new_quotas() -> None:
-    """A manager that comes when all is quiet is not left without work."""
-    world = World()
-    world.snapshot(job(1, demand=10))
-    world.live(1.0)
-    world.driver.take(Plan)
-    late = world.manager(1)
-    world.managers.append(late)
-    late.hello()
-    world.driver.advance(0.1)
-    plans = world.plans()
-    assert [rounds_of(plan) for plan in plans["client_manager-1"]] == [[(1, 0, 5)]]
-    assert [rounds_of(plan) for plan in plans["client_manager-0"]] == [[(1, 0, 5)]]
-
-
-def test_lost_manager_leaves_its_quota_to_the_others() -> None:
-    """A manager that falls silent is noticed within three seconds."""
-    world = World(managers=2)
-    world.snapshot(job(1, demand=10))
-    world.driver.take(Plan)
-    world.live(3.0, world.managers[1])
-    plans = world.plans()
-    assert [rounds_of(plan) for plan in plans["client_manager-0"]] == [[(1, 0, 10)]]
-    assert "client_manager-1" not in plans
-
-
 def test_lost_plan_is_sent_again() -> None:
     """A manager whose beat shows an older plan gets the present one, about once a second."""
     world = World()
@@ -402,26 +277,6 @@ def test_plan_that_could_not_be_sent_is_not_sent_again_at_once() -> None:
     assert not world.core.managers
     world.managers[0].hello()
     assert world.plan().groups == sent.message.groups
-
-
-def test_manager_that_says_hello_again_gets_the_plan_again() -> None:
-    """Its link was cut; whatever was on the way is lost."""
-    world = World()
-    world.snapshot(job(1))
-    first = world.plan()
-    world.managers[0].hello()
-    assert world.plan() == first
-
-
-def test_restarted_manager_is_planned_for_anew() -> None:
-    """A new incarnation is a new manager with the same quotas."""
-    world = World()
-    world.snapshot(job(1))
-    world.live(1.0)
-    world.driver.take(Plan)
-    world.managers[0].incarnation = 2
-    world.managers[0].hello()
-    assert rounds_of(world.driver.take(Plan)[-1]) == [(1, 0, 10)]
 
 
 def test_other_version_or_schema_is_rejected_with_both_named() -> None:
@@ -514,12 +369,15 @@ def test_events_are_the_inputs_of_every_plan_in_order() -> None:
     world.events(job(1, allocated=1), first=11)
     events = world.driver.take_events()
     kinds = [type(event) for event in events]
-    assert kinds == [JobsReceived, PlanMade, SupplyReceived, JobsReceived, PlanMade]
-    snapshot, made = events[0], events[1]
+    assert kinds == [
+        PlannerStarted, ManagerJoined, JobsReceived, PlanMade, SupplyReceived, JobsReceived,
+        PlanMade,
+    ]  # fmt: skip
+    snapshot, made = events[2], events[3]
     assert isinstance(snapshot, JobsReceived)
     assert isinstance(made, PlanMade)
     assert (snapshot.whole, snapshot.seq) == (True, 10)
-    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10)])])
+    assert (made.seq, made.policy, made.groups) == (10, "fifo", [(0, [(1, 0, 0, 10, None, 0)])])
 
 
 def test_no_event_is_made_when_nobody_keeps_them() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemons.store import SqliteStore, StoreError
+from daemons.store import sqlite as sqlite_store
+from daemons.store.sqlite import APPLICATION_ID
 from propius.core import Put
 
 # Commits numbered batches for ever, each of two records, and says each number when it is durable.
@@ -73,11 +75,30 @@ def test_a_newer_layout_is_refused(path: Path) -> None:
     """The line says both versions, and the file is not touched."""
     SqliteStore(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
     before = path.read_bytes()
-    assert "layout 2" in one_line(path)
+    assert "layout 3" in one_line(path)
     assert path.read_bytes() == before
+
+
+def test_the_layout_of_the_first_release_is_taken_over(path: Path) -> None:
+    """A file without check sums gets them when it is opened, and keeps what it has."""
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(
+            "CREATE TABLE records (tab TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,"
+            " PRIMARY KEY (tab, key)) WITHOUT ROWID"
+        )
+        db.execute("INSERT INTO records VALUES ('a', '1', x'01'), ('a', '2', x'')")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert store.load() == {"a": {"1": b"\1", "2": b""}}
+        store.commit([Put("a", "2", b"x"), Put("a", "2", b"")])
+        store.close()
 
 
 def test_another_program_s_database_is_refused(path: Path) -> None:
@@ -128,6 +149,24 @@ def test_one_process_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     SqliteStore(path).close()
 
 
+def test_two_that_make_the_file_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes second uses the file of the first, instead of replacing it."""
+    make = sqlite_store._make
+
+    def make_late(new: Path) -> None:
+        monkeypatch.setattr(sqlite_store, "_make", make)
+        first = SqliteStore(path)
+        first.commit([Put("a", "1", b"x")])
+        first.close()
+        make(new)
+
+    monkeypatch.setattr(sqlite_store, "_make", make_late)
+    store = SqliteStore(path)
+    assert store.load() == {"a": {"1": b"x"}}
+    store.close()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
 def test_the_folder_is_made(tmp_path: Path) -> None:
     """A state folder that is not there yet is no error; nobody else may read the file."""
     SqliteStore(tmp_path / "state" / "deep" / "propius.db").close()
@@ -158,7 +197,13 @@ def test_a_failed_commit_changes_nothing_and_can_be_retried(path: Path) -> None:
 def test_no_half_a_batch(path: Path) -> None:
     """A change that the database refuses takes back those of its batch that it had taken."""
     store = SqliteStore(path)
-    with pytest.raises(StoreError, match="commit failed"):
+    store._db.execute(
+        "CREATE TEMP TRIGGER refuse BEFORE INSERT ON records WHEN new.key = 'bad'"
+        " BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    )
+    with pytest.raises(StoreError, match="commit failed: not this one"):
+        store.commit([Put("a", "1", b"y"), Put("a", "bad", b"")])
+    with pytest.raises(TypeError):
         store.commit([Put("a", "1", b"y"), Put("a", "2", None)])  # type: ignore[arg-type]
     assert store.load() == {}
     store.commit([Put("a", "3", b"z")])

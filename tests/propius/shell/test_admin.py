@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -77,6 +78,13 @@ def test_metrics_page_parses(server: AdminServer, health: Health) -> None:
     assert ("propius_loop_lag_seconds_count", "") in samples
     assert ("process_open_fds", "") in samples
     assert 'daemon="toy"' in body
+
+
+def test_peers_are_told_as_json(server: AdminServer, health: Health) -> None:
+    """Who is connected, with numbers as they are."""
+    assert get(server, "/peers") == (200, "[]")
+    health.peers = [{"manager": 1, "incarnation": (1 << 62) + 1, "ready": True}]
+    assert json.loads(get(server, "/peers")[1]) == health.peers
 
 
 def test_other_paths_are_not_found(server: AdminServer) -> None:

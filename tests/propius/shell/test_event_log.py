@@ -155,3 +155,30 @@ def test_full_disk_closes_the_log_and_leaves_whole_records(
     assert "No space left" in writer.closed_because
     assert read(tmp_path, reading := Reading()) == [0]
     assert not reading.torn
+
+
+def test_a_disk_that_fails_at_the_close_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file system says when the log is given up, its program goes on."""
+    complaints: list[str] = []
+    writer = EventLogWriter(tmp_path, lambda _: opened(), complaints.append)
+    writer.append(0, declined(0))
+    writer.flush(0)
+    real_close = os.close
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def close_and_fail(fd: int) -> None:
+        real_close(fd)
+        fail()
+
+    for name, failing in (("write", fail), ("ftruncate", fail), ("close", close_and_fail)):
+        monkeypatch.setattr(os, name, failing)
+    writer.append(1, declined(1))
+    writer.flush(1)
+    writer.close()
+    monkeypatch.undo()
+    assert complaints == [writer.closed_because]
+    assert "Input/output" in writer.closed_because

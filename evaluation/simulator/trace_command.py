@@ -1,0 +1,80 @@
+"""``propius trace``: make synthetic traces of clients, and see what is in one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evaluation.simulator.arguments import JsonOption, load_trace, refusals, steps_bar
+from evaluation.simulator.generate import PRESETS, generate, write_csv
+from evaluation.simulator.tables import duration
+from propius.errors import PropiusError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Make traces of clients, and look at them.")
+
+
+@app.command("generate")
+def generate_(
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where to write: .csv, or .csv.gz (compressed).")
+    ],
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="; ".join(f"{name}: {p.checkins:,} check-ins" for name, p in PRESETS.items())
+        ),
+    ] = "small",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another trace.")] = 0,
+    checkins: Annotated[
+        int, typer.Option(min=0, max=100_000_000, help="Instead of the preset's number.")
+    ] = 0,
+    days: Annotated[int, typer.Option(min=1, max=365, help="How long the trace is.")] = 5,
+) -> None:
+    """Make a synthetic trace: daily rhythm over time zones, heavy-tailed sessions.
+
+    Every parameter is ours, and is explained in evaluation/simulator/generate.py.
+    """
+    with refusals():
+        if preset not in PRESETS:
+            raise PropiusError(f"--preset {preset}: one of {', '.join(PRESETS)}")
+        if not out.name.endswith((".csv", ".csv.gz")):
+            raise PropiusError(f"--out {out}: must end in .csv or .csv.gz")
+        if not out.parent.is_dir():
+            raise PropiusError(f"--out {out}: no such folder: {out.parent}")
+        settings = replace(PRESETS[preset], days=days)
+        settings = replace(settings, checkins=checkins or settings.checkins)
+        trace = generate(settings, seed)
+        with steps_bar(quiet=False) as bar:
+            task = bar.add_task("rows", total=len(trace))
+            write_csv(trace, out, wrote=lambda rows: bar.advance(task, rows))
+    print(f"{out}: {len(trace):,} check-ins over {days} days, seed {seed}")
+
+
+@app.command()
+def info(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A .csv or .csv.gz file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Read a trace, check every row, and say what is in it."""
+    with refusals():
+        loaded = load_trace(trace)
+    facts = {
+        "checkins": len(loaded),
+        "period_s": loaded.period_s,
+        "checkins_per_s": len(loaded) / loaded.period_s,
+        "requirements": loaded.classes,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    classes = ", ".join(map(str, loaded.classes)) or "none"
+    typer.echo(
+        f"{trace}: {len(loaded):,} check-ins in {duration(loaded.period_s)}, "
+        f"{facts['checkins_per_s']:.2f} a second; requirements that clients meet: {classes}"
+    )

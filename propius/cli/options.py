@@ -1,0 +1,41 @@
+"""What the commands of `propius` share: options, the state directory, an error as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from propius.config import load_config
+from propius.errors import PropiusError
+from propius.shell import exit_codes
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Keys that differ from the defaults."),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state-dir", metavar="DIR", help="Instead of the configuration's.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=3_600, metavar="SECONDS", help="To wait.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What went wrong becomes one line and an exit code."""
+    try:
+        yield
+    except PropiusError as error:
+        typer.echo(f"propius: {error}", err=True)
+        raise typer.Exit(exit_codes.exit_code_of(error)) from None
+
+
+def state_dir_of(config: Path | None, state_dir: Path | None) -> Path:
+    """The state directory that was named, else the configuration's. Raises ConfigError."""
+    return (state_dir or load_config(config).state_dir).absolute()

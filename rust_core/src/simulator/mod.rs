@@ -1,0 +1,61 @@
+//! The simulator: the matcher and the planner of the daemons, driven by a trace in virtual time.
+//!
+//! Not here: what only reproduces the published reference simulator (see [`crate::reference`]).
+//! Read next: `driver.rs`, for what a session and a round do.
+
+mod config;
+mod driver;
+mod heap;
+mod jobs;
+mod results;
+mod rounds;
+mod specs;
+mod trace;
+
+use std::fmt;
+
+use crate::Error;
+
+pub use config::SimulatorConfig;
+pub use driver::{run, run_with_rule};
+pub(crate) use heap::{Calendar, EventHeap};
+pub(crate) use jobs::check_jobs;
+pub use jobs::{JobKind, SimulatedJob};
+pub use results::{JobResult, Mean, RunResult, Tally, solo_jct_s};
+pub use trace::{CLASSES, COLUMNS, Session, Trace};
+
+/// Why there is no result: one line for a person.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SimulationError {
+    /// A trace is wrong, with file and row.
+    Trace(String),
+    /// A job list is wrong, with the number of the job.
+    Jobs(String),
+    /// A policy failed, or there is no such one.
+    Policy(String),
+    /// An option is wrong.
+    Engine(Error),
+    /// The caller asked to stop.
+    Stopped,
+}
+
+impl fmt::Display for SimulationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trace(text) | Self::Jobs(text) | Self::Policy(text) => f.write_str(text),
+            Self::Engine(error) => error.fmt(f),
+            Self::Stopped => f.write_str("the simulation was stopped"),
+        }
+    }
+}
+
+impl std::error::Error for SimulationError {}
+
+impl From<Error> for SimulationError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Policy(_) | Error::UnknownPolicy { .. } => Self::Policy(error.to_string()),
+            _ => Self::Engine(error),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The book of a run: each job's current round, as the job manager would keep it.
+//!
+//! A slot is granted while fewer are held than the round demands, whatever the matchers believe. A
+//! round was *filled* when all its slots were held at once; it is done when it was filled and enough
+//! devices reported, or at its deadline if enough reported by then. Otherwise it is aborted at its
+//! deadline, and the next one opens at once.
+//!
+//! An asynchronous job has one round in this sense, which never ends: every result and every loss
+//! gives its slot back. What it counts as rounds are its buffers of results.
+
+use super::{JobKind, JobResult, SimulatedJob, Tally};
+use crate::policy::JobHistory;
+use crate::{Job, RoundKey};
+
+const SECOND_NS: f64 = 1e9;
+
+#[derive(Debug)]
+pub(super) struct JobBook {
+    spec: SimulatedJob,
+    reports_min: u32,
+    has_arrived: bool,
+    /// The current round; of an asynchronous job always 0.
+    round: u32,
+    allocated: u32,
+    reports: u32,
+    opened_ns: u64,
+    filled_ns: Option<u64>,
+    is_tiered: bool,
+    history: JobHistory,
+    pub(super) result: JobResult,
+}
+
+/// What came of a report or a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The round goes on.
+    GoesOn,
+    /// The round goes on, and lacks a device.
+    FreesSlot,
+    /// The round is over.
+    Over,
+}
+
+impl JobBook {
+    pub(super) fn new(spec: &SimulatedJob) -> Self {
+        Self {
+            reports_min: spec.reports_min(),
+            spec: spec.clone(),
+            has_arrived: false,
+            round: 0,
+            allocated: 0,
+            reports: 0,
+            opened_ns: 0,
+            filled_ns: None,
+            is_tiered: false,
+            history: JobHistory::default(),
+            result: JobResult { start_s: spec.start_s, ..JobResult::default() },
+        }
+    }
+
+    pub(super) fn spec(&self) -> &SimulatedJob {
+        &self.spec
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.has_arrived && self.result.finish_s.is_none()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.result.finish_s.is_some()
+    }
+
+    pub(super) fn key(&self, job: Job) -> RoundKey {
+        RoundKey { job, round: self.round }
+    }
+
+    pub(super) fn allocated(&self) -> u32 {
+        self.allocated
+    }
+
+    pub(super) fn opened_ns(&self) -> u64 {
+        self.opened_ns
+    }
+
+    /// What a policy hears of the rounds before.
+    pub(super) fn history(&self) -> JobHistory {
+        self.history
+    }
+
+    /// The deadline of the current round.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        let is_sync = self.spec.kind == JobKind::Sync;
+        is_sync.then(|| self.opened_ns.saturating_add(to_ns(self.spec.deadline_s)))
+    }
+
+    /// What a task started now belongs to: its round, or the buffer that is being filled.
+    pub(super) fn stamp(&self) -> u32 {
+        if self.spec.kind == JobKind::Async { self.result.rounds } else { self.round }
+    }
+
+    pub(super) fn arrive(&mut self, now_ns: u64) {
+        self.has_arrived = true;
+        self.begin(now_ns);
+    }
+
+    /// The next round opens.
+    fn begin(&mut self, now_ns: u64) {
+        (self.opened_ns, self.filled_ns) = (now_ns, None);
+        (self.allocated, self.reports, self.is_tiered) = (0, 0, false);
+    }
+
+    /// Grants a slot of a round, if it is the current one and lacks a device. `FreesSlot` is never
+    /// the answer.
+    pub(super) fn grant(&mut self, now_ns: u64, round: u32, tally: &mut Tally) -> bool {
+        if !self.is_active() || round != self.round || self.allocated >= self.spec.participants {
+            return false;
+        }
+        self.allocated += 1;
+        assert!(self.allocated <= self.spec.participants, "a round got more than its demand");
+        self.history.devices_served += 1;
+        if self.is_full() && self.filled_ns.is_none() {
+            self.filled_ns = Some(now_ns);
+            tally.scheduling_delay_s.add(to_s(now_ns - self.opened_ns));
+        }
+        true
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.allocated >= self.spec.participants
+    }
+
+    /// A device left before its task was done.
+    pub(super) fn lose(&mut self, stamp: u32) -> Outcome {
+        let is_async = self.spec.kind == JobKind::Async;
+        if !self.is_active() || (!is_async && stamp != self.round) {
+            return Outcome::GoesOn;
+        }
+        self.allocated -= 1;
+        Outcome::FreesSlot
+    }
+
+    /// A device did its task.
+    pub(super) fn report(&mut self, now_ns: u64, stamp: u32, tally: &mut Tally) -> Outcome {
+        if !self.is_active() {
+            return late(tally);
+        }
+        if self.spec.kind == JobKind::Async {
+            return self.report_to_buffer(now_ns, stamp, tally);
+        }
+        if stamp != self.round {
+            return late(tally);
+        }
+        self.reports += 1;
+        self.end_if_enough(now_ns, tally)
+    }
+
+    /// Whether the round that was just filled, or that just got a report, is over.
+    pub(super) fn end_if_enough(&mut self, now_ns: u64, tally: &mut Tally) -> Outcome {
+        let Some(filled_ns) = self.filled_ns.filter(|_| self.reports >= self.reports_min) else {
+            return Outcome::GoesOn;
+        };
+        if self.spec.kind == JobKind::Async {
+            return Outcome::GoesOn;
+        }
+        tally.response_time_s.add(to_s(now_ns - filled_ns));
+        self.history.last_scheduling_ns = filled_ns - self.opened_ns;
+        self.history.last_response_ns = now_ns - filled_ns;
+        self.succeed(now_ns, tally);
+        Outcome::Over
+    }
+
+    fn report_to_buffer(&mut self, now_ns: u64, stamp: u32, tally: &mut Tally) -> Outcome {
+        self.allocated -= 1;
+        let age = self.result.rounds - stamp;
+        if self.spec.staleness.is_some_and(|most| age > most) {
+            late(tally);
+            return Outcome::FreesSlot;
+        }
+        self.reports += 1;
+        if self.reports < self.reports_min {
+            return Outcome::FreesSlot;
+        }
+        self.reports = 0;
+        self.count_round(now_ns, tally);
+        self.opened_ns = now_ns;
+        if self.result.rounds < self.spec.rounds {
+            return Outcome::FreesSlot;
+        }
+        self.result.finish_s = Some(to_s(now_ns));
+        Outcome::Over
+    }
+
+    /// The deadline of a round came. True: the round is over.
+    pub(super) fn deadline(&mut self, now_ns: u64, round: u32, tally: &mut Tally) -> bool {
+        if !self.is_active() || round != self.round {
+            return false;
+        }
+        if self.reports >= self.reports_min {
+            self.succeed(now_ns, tally);
+        } else {
+            self.result.aborts += 1;
+            tally.wasted += u64::from(self.reports);
+            self.round += 1;
+            self.begin(now_ns);
+        }
+        true
+    }
+
+    fn succeed(&mut self, now_ns: u64, tally: &mut Tally) {
+        self.count_round(now_ns, tally);
+        self.round += 1;
+        if self.result.rounds >= self.spec.rounds {
+            self.result.finish_s = Some(to_s(now_ns));
+        } else {
+            self.begin(now_ns);
+        }
+    }
+
+    fn count_round(&mut self, now_ns: u64, tally: &mut Tally) {
+        self.result.rounds += 1;
+        self.history.rounds_succeeded += 1;
+        self.history.rounds_ns += now_ns - self.opened_ns;
+        tally.round_time_s.add(to_s(now_ns - self.opened_ns));
+    }
+
+    /// The plan opened the current round to a tier of the devices only.
+    pub(super) fn mark_tiered(&mut self) {
+        self.result.rounds_tiered += u32::from(!self.is_tiered);
+        self.is_tiered = true;
+    }
+}
+
+fn late(tally: &mut Tally) -> Outcome {
+    tally.late += 1;
+    tally.wasted += 1;
+    Outcome::GoesOn
+}
+
+/// Seconds as nanoseconds, rounded; half a nanosecond up. (`round` is a call on most processors.)
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+pub(super) fn to_ns(seconds: f64) -> u64 {
+    (seconds * SECOND_NS + 0.5) as u64
+}
+
+pub(super) fn to_s(ns: u64) -> f64 {
+    ns as f64 / SECOND_NS
+}

@@ -1,0 +1,265 @@
+"""Traces, runs and their errors as Python sees them; the rules are tested in Rust."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+import threading
+from array import array
+from pathlib import Path
+from statistics import fmean
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from propius import engine
+from propius.engine import (
+    EngineError,
+    JobsError,
+    PolicyError,
+    SimulationStopped,
+    Trace,
+    TraceError,
+    simulate,
+)
+from propius.policy import Snapshot
+
+HEADER = "start,end,computation,communication,requirements\n"
+JOB = {"start_s": 0.0, "participants": 2, "rounds": 3, "deadline_s": 400, "requirement": 1}
+SEMANTICS = ("propius", "venn-reference")
+
+
+def busy_trace(sessions: int = 4000) -> Trace:
+    """One session every 20 s, of 1 to 20 minutes."""
+    starts = [20.0 * i for i in range(sessions)]
+    return Trace.from_columns(
+        array("d", starts),
+        array("d", [start + 60.0 + 37 * i % 1200 for i, start in enumerate(starts)]),
+        array("d", [20.0 + 31 * i % 100 for i in range(sessions)]),
+        array("d", [1_000.0 + 97 * i % 9_000 for i in range(sessions)]),
+        array("H", [(0b10, 0b110, 0b1010, 0b11110, 0)[i % 5] for i in range(sessions)]),
+    )
+
+
+def job_list(count: int = 8) -> list[dict[str, Any]]:
+    """Jobs of all four classes."""
+    return [
+        {
+            "start_s": 100.0 * i,
+            "participants": 2 + i % 5,
+            "rounds": 5,
+            "deadline_s": 600.0,
+            "requirement": 1 + i % 4,
+        }
+        for i in range(count)
+    ]
+
+
+def test_a_trace_is_written_and_read_again(tmp_path: Path) -> None:
+    """Plain and gzipped files hold the same rows, and a run on them is the same."""
+    trace = busy_trace(500)
+    for name in ("trace.csv", "trace.csv.gz"):
+        trace.save_csv(tmp_path / name)
+        again = Trace.load_csv(str(tmp_path / name))
+        assert (len(again), again.period_s, again.classes) == (500, 86_400.0, [1, 2, 3, 4])
+        runs = [simulate(t, job_list(), policy="irs", repeat=9) for t in (trace, again)]
+        assert runs[0] == runs[1]
+    text = gzip.decompress((tmp_path / "trace.csv.gz").read_bytes()).decode()
+    assert text.splitlines()[:2] == [HEADER.strip(), "0,60,20,1000,1"]
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("start,end,computation,requirements\n", 'no column "communication"'),
+        (HEADER + "1,5,1,1,1\n9,8,1,1,1\n", "row 2: end 8 is before start 9"),
+        (HEADER + "5,6,1,1,1\n4,6,1,1,1\n", "row 2: start 4 is before 5"),
+        (HEADER + "1,5,nan,1,1\n", "row 1: computation is NaN"),
+        (HEADER, "no rows"),
+        ("", "the file is empty"),
+    ],
+)
+def test_a_wrong_trace_is_refused_with_file_and_row(tmp_path: Path, text: str, told: str) -> None:
+    """One line that names the file, the row and the fault."""
+    path = tmp_path / "wrong.csv"
+    path.write_text(text)
+    with pytest.raises(TraceError) as caught:
+        Trace.load_csv(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert told in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_a_trace_error(tmp_path: Path) -> None:
+    """So is one that is cut off."""
+    with pytest.raises(TraceError, match="No such file"):
+        Trace.load_csv(tmp_path / "nothing.csv")
+    busy_trace(500).save_csv(tmp_path / "t.csv.gz")
+    (tmp_path / "cut.csv.gz").write_bytes((tmp_path / "t.csv.gz").read_bytes()[:-40])
+    with pytest.raises(TraceError, match=r"cut\.csv\.gz"):
+        Trace.load_csv(tmp_path / "cut.csv.gz")
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"rounds": 0}, "job 2: rounds is 0"),
+        ({"requirement": 7}, "job 2: requirement 7 is met by no client"),
+        ({"start_s": float("nan")}, "job 2: start_s is NaN"),
+        ({"participants": -1}, "job 2: participants is wrong"),
+        ({"kind": "batch"}, 'job 2: kind is "batch"'),
+        ({"color": 1}, 'job 2: unknown field "color"'),
+    ],
+)
+def test_a_wrong_job_is_refused_with_its_number(change: dict[str, Any], told: str) -> None:
+    """In both semantics, before anything runs."""
+    for semantics in SEMANTICS:
+        with pytest.raises(JobsError) as caught:
+            simulate(busy_trace(50), [JOB, JOB | change], policy="fifo", semantics=semantics)
+        assert told in str(caught.value)
+
+
+def test_unknown_words_are_answered_with_the_known_ones() -> None:
+    """A policy, an option, semantics, a rule."""
+    trace = busy_trace(50)
+    with pytest.raises(PolicyError, match="known are fifo"):
+        simulate(trace, [JOB], policy="best")
+    with pytest.raises(PolicyError, match="known are fifo, random, srsf, irs, venn"):
+        simulate(trace, [JOB], policy="las", semantics="venn-reference")
+    with pytest.raises(EngineError, match="colour"):
+        simulate(trace, [JOB], policy="irs", policy_options={"colour": 1.0})
+    with pytest.raises(EngineError, match="known are propius, venn-reference"):
+        simulate(trace, [JOB], policy="irs", semantics="other")
+    with pytest.raises(EngineError, match="known are eligible"):
+        simulate(trace, [JOB], policy="irs", semantics="venn-reference", rules=["other"])
+
+
+@pytest.mark.parametrize("semantics", SEMANTICS)
+def test_a_run_is_a_function_of_its_seed(semantics: str) -> None:
+    """The same JSON from the same seed, in any thread; other draws from another seed."""
+    trace = busy_trace()
+    runs: list[str] = []
+
+    def run(seed: int) -> None:
+        result = simulate(
+            trace, job_list(), policy="random", seed=seed, semantics=semantics, repeat=40
+        )
+        runs.append(json.dumps(result))
+
+    run(1)
+    threads = [threading.Thread(target=run, args=(1,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 4
+    assert len(set(runs)) == 1
+    run(2)
+    assert len(set(runs)) == 2
+    result = json.loads(runs[0])
+    assert result["finished"] == result["jobs"] == 8
+    assert result["dispatched"] == result["completed"] + result["failed"] + result["running"]
+    assert len(result["per_job"]) == 8
+
+
+def test_every_policy_runs_with_several_managers() -> None:
+    """Each finishes all jobs, and no device is offered what it is not eligible for."""
+    trace = busy_trace()
+    for policy in engine.POLICIES:
+        result = simulate(trace, job_list(), policy=policy, repeat=40, managers=3)
+        assert (result["finished"], result["ineligible"]) == (8, 0), policy
+
+
+class Latest:
+    """Who registered last is served first."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """A user's rule."""
+        found = sorted(snapshot.rounds, key=lambda r: (-r.registered_ns, r.job))
+        return [(r.job, r.round) for r in found]
+
+
+class Broken:
+    """Fails at its first plan."""
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """Names a round that nobody opened."""
+        return [(4711, 0)]
+
+
+def test_a_policy_of_ones_own_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named as in the configuration; its mistakes end the run with one line."""
+    module = ModuleType("own_rules")
+    monkeypatch.setitem(sys.modules, "own_rules", module)
+    monkeypatch.setattr(module, "Latest", Latest, raising=False)
+    monkeypatch.setattr(module, "Broken", Broken, raising=False)
+    trace = busy_trace()
+    runs = [simulate(trace, job_list(), policy="own_rules:Latest", repeat=40) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert (runs[0]["finished"], runs[0]["ineligible"]) == (8, 0)
+    with pytest.raises(PolicyError, match=r"own_rules:Broken.*round 0 of job 4711"):
+        simulate(trace, job_list(), policy="own_rules:Broken", repeat=40)
+    with pytest.raises(PolicyError, match="own_rules:Missing"):
+        simulate(trace, job_list(), policy="own_rules:Missing")
+
+
+def test_progress_stops_a_run_and_its_error_is_raised() -> None:
+    """False ends the run; an exception of the callback is the run's."""
+    trace = busy_trace()
+    endless = [JOB | {"participants": 400, "rounds": 1000}]
+
+    def fail(rounds: int) -> bool:
+        raise KeyboardInterrupt
+
+    for semantics in SEMANTICS:
+        with pytest.raises(SimulationStopped):
+            simulate(
+                trace, endless, policy="fifo", semantics=semantics, progress=lambda rounds: False
+            )
+        with pytest.raises(KeyboardInterrupt):
+            simulate(trace, endless, policy="fifo", semantics=semantics, progress=fail)
+
+
+def test_each_rule_of_the_reference_can_be_switched() -> None:
+    """One after the other, as a comparison does; with all, nobody ineligible is served."""
+    trace = busy_trace()
+    names = [name for name, what in engine.REFERENCE_RULES if what]
+    assert names[0] == "eligible"
+    for count in range(len(names) + 1):
+        result = simulate(
+            trace,
+            job_list(),
+            policy="irs",
+            semantics="venn-reference",
+            repeat=40,
+            rules=names[:count],
+        )
+        assert result["finished"] == 8
+        assert count == 0 or result["ineligible"] == 0
+
+
+def shared_data(name: str) -> Path:
+    """A file that is not the project's own."""
+    folder = Path(os.environ.get("PROPIUS_TEST_DATA", Path(__file__).parents[2] / "../shared/data"))
+    if not (folder / name).exists():
+        pytest.skip(f"shared data absent: {folder / name}; set PROPIUS_TEST_DATA")
+    return folder / name
+
+
+@pytest.mark.parametrize("policy, margin", [("irs", 0.015), ("srsf", 0.015), ("random", 0.04)])
+def test_the_reference_semantics_agree_with_the_reference(policy: str, margin: float) -> None:
+    """The mean of avg_jct_s over five seeds, on the even workload and small trace."""
+    trace = Trace.load_csv(shared_data("venn_small_clients.csv.gz"))
+    jobs = json.loads(shared_data("venn_workloads.json").read_text())["even"]["small_scale_jobs"]
+    expected = json.loads(shared_data("venn_small_expected.json").read_text())
+    wanted = expected["workloads"]["even"][policy]["avg_jct_s"]
+    runs = [
+        simulate(trace, jobs, policy=policy, seed=seed, semantics="venn-reference")
+        for seed in range(1, 6)
+    ]
+    assert all(run["finished"] == len(jobs) for run in runs)
+    assert fmean(run["avg_jct_s"] for run in runs) == pytest.approx(wanted, rel=margin)
