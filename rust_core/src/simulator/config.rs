@@ -29,6 +29,8 @@ pub struct SimulatorConfig {
     pub tasks_max: Option<u32>,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
+    /// Remembers every attempt at a round and every task: [`super::RunResult::record`].
+    pub record: bool,
     /// Re-computes every invariant of the matchers after each plan; slow, for tests.
     pub check: bool,
 }
@@ -48,6 +50,7 @@ impl SimulatorConfig {
             dispatch_s: 2.0,
             tasks_max: Some(1),
             supply_bucket_s: 60.0,
+            record: false,
             check: false,
         }
     }

@@ -18,11 +18,12 @@
 //!   the order in which they were scheduled, and then the sessions that begin, in the order of the
 //!   trace.
 
+use super::record::TaskLog;
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::specs::Specs;
 use super::{
-    CLASSES, Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally,
-    Trace,
+    CLASSES, Calendar, Record, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig,
+    Tally, TaskEnd, Trace,
 };
 use crate::matcher::{
     Kind, Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Visitor,
@@ -65,11 +66,13 @@ pub fn run_with_rule(
     config.check()?;
     let mut driver = Driver::new(trace, jobs, config, rule)?;
     let (end_ns, repeats) = driver.play(progress)?;
+    let record = driver.take_record();
     let mut result = RunResult {
         jobs: driver.jobs.into_iter().map(|job| job.result).collect(),
         tally: driver.tally,
         end_s: to_s(end_ns),
         repeats,
+        record,
     };
     result.set_fair_jcts(jobs, trace, driver.period_s);
     Ok(result)
@@ -175,6 +178,7 @@ struct Driver<'a> {
     plan_scheduled: bool,
     next_plan_ns: u64,
     tally: Tally,
+    log: Option<TaskLog>,
 }
 
 impl<'a> Driver<'a> {
@@ -218,7 +222,7 @@ impl<'a> Driver<'a> {
             trace,
             config,
             period_s: config.period_s.unwrap_or_else(|| trace.period_s()),
-            jobs: jobs.iter().map(JobBook::new).collect(),
+            jobs: jobs.iter().map(|job| JobBook::new(job, config.record)).collect(),
             unfinished: jobs.len(),
             matchers,
             planner,
@@ -233,6 +237,7 @@ impl<'a> Driver<'a> {
             plan_scheduled: false,
             next_plan_ns: 0,
             tally: Tally::default(),
+            log: config.record.then(TaskLog::default),
         })
     }
 
@@ -279,6 +284,20 @@ impl<'a> Driver<'a> {
         }
         self.tally.running = self.tally.dispatched - self.tally.completed - self.tally.failed;
         Ok((now_ns, (played + u32::from(row > 0)).min(self.config.repeat)))
+    }
+
+    /// What was remembered of the run, if the caller wanted it.
+    fn take_record(&mut self) -> Option<Record> {
+        let tasks = self.log.take()?.into_tasks();
+        let jobs = self.jobs.iter_mut().zip(0..);
+        let rounds = jobs.flat_map(|(book, job)| book.take_record(job)).collect();
+        Some(Record { rounds, tasks })
+    }
+
+    fn log_end(&mut self, now_ns: u64, visit: u32, task: (u32, u32), end: TaskEnd) {
+        if let Some(log) = &mut self.log {
+            log.end(now_ns, visit, self.visits.get(visit).number, task, end);
+        }
     }
 
     fn rounds_done(&self) -> u64 {
@@ -396,6 +415,12 @@ impl<'a> Driver<'a> {
             self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
         let is_full = book.is_full();
+        if let Some(log) = &mut self.log {
+            log.start(now_ns, visit);
+        }
+        if let Some(deadline_ns) = book.deadline_ns().filter(|_| book.was_just_filled(now_ns)) {
+            self.heap.push(deadline_ns, Event::Deadline { job, round: stamp });
+        }
         let outcome = book.end_if_enough(now_ns, &mut self.tally);
         self.note(job, outcome);
         self.touch(job);
@@ -412,12 +437,17 @@ impl<'a> Driver<'a> {
             }
             Event::TaskDone { job, stamp, visit } => {
                 self.tally.completed += 1;
+                let late = self.tally.late;
                 let outcome = self.jobs[job as usize].report(now_ns, stamp, &mut self.tally);
+                let is_late = self.tally.late > late;
+                let end = if is_late { TaskEnd::Late } else { TaskEnd::Counted };
+                self.log_end(now_ns, visit, (job, stamp), end);
                 self.note(job, outcome);
                 self.come_back(now_ns, visit)?;
             }
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
+                self.log_end(now_ns, visit, (job, stamp), TaskEnd::Gone);
                 self.visits.remove(visit);
                 let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
