@@ -32,7 +32,8 @@ class RoundRow:
     ``filled_s``: when its last slot was allocated first, None if it never was. ``completed``:
     results that count for the model; ``failed``: allocated slots that ended otherwise.
     ``version``: of the weights that the attempt left behind. ``training_wait_s``: how long devices
-    waited for their training, which is 0 where devices set the pace.
+    waited for their training, which is 0 where devices set the pace. ``trained_samples``: those of
+    the results that count.
     """
 
     job: int
@@ -49,6 +50,7 @@ class RoundRow:
     version: int
     moving_loss: float | None
     training_wait_s: float
+    trained_samples: int = 0
 
     def __post_init__(self) -> None:
         """Raises ResultsError for a state that there is not."""
