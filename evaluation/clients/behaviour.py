@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,13 @@ import numpy as np
 
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.yaml_file import SettingsError
-from evaluation.population import ATTRIBUTE_MAXIMA, Availability, Device, Population
+from evaluation.population import (
+    ATTRIBUTE_MAXIMA,
+    DEFAULT_AVAILABILITY,
+    Availability,
+    Device,
+    Population,
+)
 
 __all__ = ["Behaviour", "ClientFiles", "SimulatedClient", "TaskCost", "share_out"]
 
@@ -130,7 +136,7 @@ def share_out(clients: int, dispatchers: int) -> list[range]:
     [range(0, 2), range(2, 5)]
     """
     bounds = [number * clients // dispatchers for number in range(dispatchers + 1)]
-    return [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [range(low, high) for low, high in pairwise(bounds)]
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,8 @@ class Behaviour:
     seed: int
     period_s: float
     ideal: bool = False
-    availability: Availability = Availability()  # noqa: RUF009 - frozen
-    files: ClientFiles = ClientFiles()  # noqa: RUF009 - frozen
+    availability: Availability = DEFAULT_AVAILABILITY
+    files: ClientFiles = ClientFiles()
 
     def draw(self, numbers: Sequence[int] | None = None) -> list[SimulatedClient]:
         """The clients with these numbers, or all. Raises :class:`SettingsError` for a bad file."""

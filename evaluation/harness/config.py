@@ -56,7 +56,7 @@ class RunConfig(Section):
     """One evaluation; see the packaged file for what each key means."""
 
     policies: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] = ("irs", "random")
-    policy_options: dict[str, float] = {}
+    policy_options: dict[str, float] = Field(default_factory=dict)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     selection_method: Literal["propius", "random", "static_partition"] = "propius"
 
@@ -74,7 +74,7 @@ class RunConfig(Section):
     ideal_client: bool = False
     availability: AvailabilityConfig = AvailabilityConfig()
     availability_period_s: Seconds = 86_400.0
-    tasks_per_session: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    tasks_per_session: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     periods_max: Annotated[int, Field(ge=1, le=100_000)] = 100
 
     dataset: tuple[str, ...] = ()

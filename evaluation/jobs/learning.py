@@ -17,8 +17,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evaluation.aggregators import Update, Weights
-from evaluation.executor.handle import Hyper
 from evaluation.jobs.profiles import JobProfile
+from evaluation.training.local import Hyper
 from propius.errors import PropiusError
 
 __all__ = ["LearningError", "LearningJob", "Task"]

@@ -51,8 +51,8 @@ class JobProfile(Section):
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     sched_timeout: Seconds = 600.0
     exec_timeout: Seconds = 600.0
-    public_constraint: Bounds = {}
-    private_constraint: Bounds = {}
+    public_constraint: Bounds = Field(default_factory=dict)
+    private_constraint: Bounds = Field(default_factory=dict)
     model: str = "mlp"
     model_norm: Literal["group", "batch"] = "group"
     dataset: str = "digits"
