@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -27,6 +27,9 @@ from evaluation.report.summary import JobSummary, PolicySummary, Spread
 __all__ = ["Chart", "Look", "draw_charts", "looks"]
 
 DASHES: Final = ("-", (0, (4, 2)), (0, (1, 1.5)))
+HALF: Final = 5.6
+FULL: Final = 10.4
+"""Widths in inches; the page shows all figures at one scale."""
 JOB_PANELS_MAX: Final = 24
 """As many jobs have a panel of their own; more would not be legible."""
 JOB_ROWS_MAX: Final = 60
@@ -78,7 +81,7 @@ def draw_charts(report: Report) -> list[Chart]:
 
 
 def _over_time(report: Report, style: Mapping[str, Look], what: str) -> Chart:
-    figure, axes = _figure(8.6, 4.4)
+    figure, axes = _figure(HALF, 3.9)
     end_s = _end_s(report.curves)
     scale, unit = _unit(end_s)
     for label, curves in report.curves.items():
@@ -110,36 +113,38 @@ def _over_time(report: Report, style: Mapping[str, Look], what: str) -> Chart:
 def _by_job(report: Report, style: Mapping[str, Look]) -> Chart:
     jobs = sorted({curve.job for curves in report.curves.values() for curve in curves})
     shown = jobs[:JOB_PANELS_MAX]
-    columns = min(4, len(shown))
+    columns = max(2, min(4, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(2.6 + 2.0 * (columns - 1), 0.8 + 1.8 * rows), layout="constrained")
-    figure.set_figwidth(max(4.0, 2.3 * columns))
+    figure = Figure(figsize=(FULL, 0.8 + 2.0 * rows), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    scale, unit = _unit(_end_s(report.curves))
+    end_s = _end_s(report.curves)
+    scale, unit = _unit(end_s)
     for panel, job in zip(panels.flat, shown, strict=False):
         for label, curves in report.curves.items():
-            for curve in (curve for curve in curves if curve.job == job):
-                panel.plot(
-                    curve.times_s / scale,
-                    curve.accuracies,
-                    color=style[label].colour,
-                    linestyle=style[label].dash,
-                    linewidth=1.4,
-                    marker="o",
-                    markersize=2.2,
-                )
-        _plain(panel, f"job {job}{_profile_of(report, job)}", size=9)
+            _draw_job(panel, [curve for curve in curves if curve.job == job], style[label], scale)
+        _plain(panel, f"job {job}{_profile_of(report, job)}", size=9.5)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set_xlim(left=0)
-    for panel in panels.flat[len(shown) :]:
-        panel.set_visible(False)
-    figure.supxlabel(f"Simulated time since the job arrived ({unit})", fontsize=9.5)
-    _legend(figure, style, report.curves)
+        panel.set_xlim(0, max(end_s, 1e-9) / scale * 1.03)
+    for place, panel in enumerate(panels.flat):
+        panel.set_visible(place < len(shown))
+        panel.tick_params(labelbottom=place + columns >= len(shown))
+    figure.supxlabel(f"Simulated time since the job arrived ({unit})", fontsize=10)
+    _legend(figure, style, report.curves, where="outside upper left")
     rest = f" The first {len(shown)} of {len(jobs)} jobs." if len(shown) < len(jobs) else ""
-    caption = f"Each dot is a test; with several seeds, a line for each.{rest}"
+    caption = f"Each dot is a test; with several seeds, lines are their mean.{rest}"
     return Chart("accuracy_by_job", "Accuracy, job by job", caption, _svg(figure))
+
+
+def _draw_job(axes: Axes, curves: Sequence[JobCurve], look: Look, scale: float) -> None:
+    """A dot for each test; with several seeds their mean, which has no dots."""
+    paint = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.6}
+    if len(curves) == 1:
+        times, accuracies = curves[0].times_s, curves[0].accuracies
+        axes.plot(times / scale, accuracies, marker="o", markersize=2.5, **paint)
+    elif mean := mean_curve(curves, "accuracy", max(float(each.times_s[-1]) for each in curves)):
+        axes.plot(mean.times_s / scale, mean.means, **paint)
 
 
 # --- jobs and rounds -----------------------------------------------------------------------------
@@ -153,7 +158,7 @@ def _completion(report: Report, style: Mapping[str, Look]) -> Chart:
             if spread:
                 by_job.setdefault(number, {})[label] = spread
     shown = sorted(by_job)[:JOB_ROWS_MAX]
-    figure, axes = _figure(8.6, 1.4 + 0.3 * len(shown))
+    figure, axes = _figure(FULL, 1.3 + 0.3 * len(shown))
     largest = max(spread.high for number in shown for spread in by_job[number].values())
     scale, unit = _unit(largest)
     for place, number in enumerate(shown):
@@ -183,7 +188,7 @@ _PANELS: Final[tuple[tuple[str, Callable[[PolicySummary], Spread | None]], ...]]
 
 
 def _times(report: Report, style: Mapping[str, Look]) -> Chart:
-    figure = Figure(figsize=(8.6, 1.3 + 0.42 * len(report.policies)), layout="constrained")
+    figure = Figure(figsize=(FULL, 1.2 + 0.4 * len(report.policies)), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     labels = [policy.label for policy in report.policies]
@@ -257,6 +262,7 @@ def _legend(
     drawn: Mapping[str, Sequence[JobCurve] | Sequence[JobSummary]],
     *,
     dots: bool = False,
+    where: Literal["outside lower left", "outside upper left"] = "outside lower left",
 ) -> None:
     labels = [label for label in style if drawn.get(label)]
     handles = [
@@ -270,9 +276,7 @@ def _legend(
         )
         for label in labels
     ]
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=min(6, len(labels)), frameon=False
-    )
+    figure.legend(handles, labels, loc=where, ncols=min(6, len(labels)), frameon=False)
 
 
 def _svg(figure: Figure) -> str:

@@ -32,11 +32,11 @@ p { margin: .3rem 0 .8rem; max-width: 52rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums;
   width: 100%; }
-th, td { padding: .38rem .7rem; text-align: right; vertical-align: top;
+th, td { padding: .38rem .7rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
-th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
-th.name, td.name { text-align: left; white-space: nowrap; }
-td small { display: block; color: var(--faint); white-space: nowrap; }
+th { color: var(--faint); font-weight: 600; vertical-align: bottom; white-space: normal; }
+th.name, td.name { text-align: left; }
+td small { display: block; color: var(--faint); }
 tbody tr:nth-child(even) { background: var(--band); }
 .swatch { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px;
   margin-right: .45rem; vertical-align: -.05rem; }
@@ -44,12 +44,11 @@ tbody tr:nth-child(even) { background: var(--band); }
   gap: 1.6rem 2rem; }
 figure { margin: 0; } figure.full { grid-column: 1 / -1; }
 figure img { width: 100%; height: auto; display: block; }
-figure.full img { max-width: 62rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 pre { background: var(--band); padding: .8rem 1rem; overflow-x: auto; font-size: .8rem; }
 @media print { body { max-width: none; padding: 0; } h2, figure { break-inside: avoid; } }
 """
-FULL: Final = frozenset({"accuracy_by_job", "times"})
+FULL: Final = frozenset({"accuracy_by_job", "completion", "times"})
 """Figures as wide as the page."""
 
 

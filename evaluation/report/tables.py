@@ -35,7 +35,7 @@ def headline(report: Report) -> str:
     best = report.speed_ups[label]
     if best.mean < 1:
         return f"No policy finishes its jobs sooner than {report.base}, on average."
-    return f"With {label} the average job completes {ratio(best)} as fast as with {report.base}."
+    return f"With {label} the average job is done {ratio(best)} as fast as with {report.base}."
 
 
 def notices(report: Report) -> list[str]:

@@ -6,6 +6,8 @@ import base64
 import csv
 import json
 import re
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from evaluation.report.command import report
 from evaluation.results.writer import RunWriter
 
 MadeRun = Callable[..., Path]
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 app = typer.Typer()
 app.command()(report)
@@ -156,3 +160,27 @@ def test_names_cannot_bring_markup(made_run: MadeRun) -> None:
     jobs.write_text(jobs.read_text().replace("job_1", "<script>alert(1)</script>"))
     assert ask(folder).exit_code == 0
     assert "<script" not in (folder / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "script, shown",
+    [
+        ("analyze", "time to target"),
+        ("analyze_roundtime", "Job by job"),
+        ("analyze_util", "utilisation"),
+        ("monitor_eval", "completion time"),
+    ],
+)
+def test_the_entry_points_of_the_original(
+    made_run: MadeRun,
+    script: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The scripts of the original testbed's names call the report with what they are for."""
+    monkeypatch.setattr(sys, "argv", [script, str(made_run(rounds=3))])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert shown in capsys.readouterr().out
