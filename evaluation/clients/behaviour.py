@@ -160,9 +160,7 @@ class Behaviour:
         sizes = _Entries(self.files.size, self.seed, "size")
         links = _Entries(self.files.comm, self.seed, "comm")
         traces = _Entries(self.files.avail, self.seed, "avail")
-        return [
-            self._client(population[number], phones, sizes, links, traces) for number in wanted
-        ]
+        return [self._client(population[number], phones, sizes, links, traces) for number in wanted]
 
     def _client(
         self,

@@ -72,6 +72,10 @@ class _Use:
     completed: int = 0
     dropped: int = 0
 
+    def row(self, client: int) -> ClientRow:
+        """Without the time that it was there, which the parent knows."""
+        return ClientRow(client, 0.0, self.utilised_s, self.tasks, self.completed, self.dropped)
+
 
 class Dispatcher:
     """Some clients, and what they share."""
@@ -123,11 +127,7 @@ class Dispatcher:
     def _tell_changes(self) -> None:
         if not self._changed:
             return
-        rows = [
-            ClientRow(index, 0.0, use.utilised_s, use.tasks, use.completed, use.dropped)
-            for index in sorted(self._changed)
-            if (use := self._uses[index])
-        ]
+        rows = [self._uses[index].row(index) for index in sorted(self._changed)]
         self._changed.clear()
         tell(ClientsTold(rows))
 

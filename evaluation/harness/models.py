@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from evaluation.data.images import ImageData
 from evaluation.data.sources import load
-from evaluation.executor.handle import JobModel
+from evaluation.executor.handle import JobModel, PartitionSpec
 from evaluation.harness.experiment import Experiment, PlannedJob
 from evaluation.jobs.yaml_file import SettingsError
 from evaluation.training.initial import initial_weights
@@ -20,7 +21,7 @@ from evaluation.training.models import ModelError, ModelSpec
 
 __all__ = ["PreparedModel", "prepare_models"]
 
-WEIGHTS_STREAM: Final = 1_000_003
+SEED_STEP: Final = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -44,37 +45,42 @@ def prepare_models(
     Raises DataError for data that is missing, SettingsError for a model that does not fit it or for
     clients without data; one line each.
     """
+    config = experiment.config
+    folder = experiment.path(config.data_dir)
+    partition = PartitionSpec(
+        kind=config.partition.kind,
+        clients=config.client_num,
+        alpha=config.partition.alpha,
+        file=experiment.path(config.partition.file),
+    )
     loaded: dict[str, ImageData] = {}
     prepared = []
     for job in jobs:
         name = job.profile.dataset
         if name not in loaded:
-            loaded[name] = load(name, experiment.path(experiment.config.data_dir))
-            _check_partition(experiment, loaded[name], seed)
-        prepared.append(_prepare(experiment, job, loaded[name], seed))
+            loaded[name] = load(name, folder)
+        spec = _spec(job, loaded[name])
+        model = JobModel(
+            job=job.job,
+            spec=spec,
+            dataset=name,
+            folder=folder,
+            partition=partition,
+            dtype=config.dtype,
+            seed=seed,
+        )
+        prepared.append(PreparedModel(model, _weights(job, spec, config.dtype, seed)))
     return prepared
 
 
-def _prepare(
-    experiment: Experiment, job: PlannedJob, data: ImageData, seed: int
-) -> PreparedModel:
-    profile, config = job.profile, experiment.config
-    spec = ModelSpec(profile.model, data.shape, data.classes, profile.model_norm)
+def _spec(job: PlannedJob, data: ImageData) -> ModelSpec:
+    profile = job.profile
+    return ModelSpec(profile.model, data.shape, data.classes, profile.model_norm)
+
+
+def _weights(job: PlannedJob, spec: ModelSpec, dtype: str, seed: int) -> Arrays:
     try:
-        weights = initial_weights(spec, seed=WEIGHTS_STREAM * seed + job.job, dtype=config.dtype)
+        return initial_weights(spec, seed=SEED_STEP * seed + job.job, dtype=dtype)
     except ModelError as error:
-        raise SettingsError(
-            f"profile {job.profile_no}: {error} (data set {profile.dataset})"
-        ) from error
-    return PreparedModel(
-        JobModel(
-            job=job.job,
-            spec=spec,
-            dataset=profile.dataset,
-            folder=experiment.path(config.data_dir),
-            partition=experiment.partition(),
-            dtype=config.dtype,
-            seed=seed,
-        ),
-        weights,
-    )
+        where = f"profile {job.profile_no} (data set {job.profile.dataset})"
+        raise SettingsError(f"{where}: {error}") from error

@@ -6,12 +6,15 @@ Everything that can be wrong with a run is found here, before anything is traine
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evaluation.clients.behaviour import SimulatedClient, TaskCost
 from evaluation.harness.experiment import Experiment, PlannedJob
-from evaluation.harness.models import PreparedModel, prepare_models
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.profiles import MODEL_SIZE_KBIT
+
+if TYPE_CHECKING:
+    from evaluation.harness.models import PreparedModel
 
 __all__ = ["Prepared", "prepare"]
 
@@ -42,7 +45,11 @@ def prepare(experiment: Experiment, seed: int) -> Prepared:
     jobs = experiment.jobs(seed)
     clients = experiment.behaviour(seed).draw()
     experiment.check_served(jobs, clients)
-    models = prepare_models(experiment, jobs, seed) if config.trains else None
+    models = None
+    if config.trains:
+        from evaluation.harness.models import prepare_models  # loads torch
+
+        models = prepare_models(experiment, jobs, seed)
     costs = []
     for place, job in enumerate(jobs):
         own = models[place].kbit if models else MODEL_SIZE_KBIT

@@ -10,11 +10,10 @@ Not here: training those who took part (:mod:`evaluation.harness.virtual`).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
 
 from evaluation.clients.behaviour import SimulatedClient, TaskCost
 from evaluation.harness.config import RunConfig
@@ -142,11 +141,11 @@ def _trace(
     if not rows:
         raise SettingsError("no client is ever available")
     trace = Trace.from_columns(
-        np.array([row[0] for row in rows]),
-        np.array([row[2] for row in rows]),
-        np.array([row[3].speed_ms for row in rows]),
-        np.array([row[3].bandwidth_kbps for row in rows]),
-        np.array([classes[row[1]] for row in rows], dtype=np.uint16),
+        array("d", [row[0] for row in rows]),
+        array("d", [row[2] for row in rows]),
+        array("d", [row[3].speed_ms for row in rows]),
+        array("d", [row[3].bandwidth_kbps for row in rows]),
+        array("H", [classes[row[1]] for row in rows]),
     )
     return trace, [row[1] for row in rows]
 
@@ -184,10 +183,23 @@ def _attempts(
         tries[job, round_no] = again + 1
         state = "completed" if succeeded else _failure(filled_s)
         clients = tuple(dict.fromkeys(took_part.get((job, number), ())))
+        allocated, completed, failed = counts
         attempts.append(
-            Attempt(job, round_no, again, state, opened_s, filled_s, ended_s,
-                    jobs[job].profile.devices, *counts, clients)
-        )  # fmt: skip
+            Attempt(
+                job=job,
+                round=round_no,
+                attempt=again,
+                state=state,
+                opened_s=opened_s,
+                filled_s=filled_s,
+                ended_s=ended_s,
+                demand=jobs[job].profile.devices,
+                allocated=allocated,
+                completed=completed,
+                failed=failed,
+                clients=clients,
+            )
+        )
     return sorted(attempts, key=lambda it: (it.ended_s, it.job))
 
 

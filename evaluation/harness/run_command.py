@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -12,12 +12,12 @@ from evaluation.harness.config import packaged_config
 from evaluation.harness.experiment import load_experiment
 from propius.engine import EngineError
 from propius.errors import PropiusError
+from propius.shell import exit_codes
 
 __all__ = ["run"]
 
-BAD_INPUT: int = 2
-FAILED: int = 1
-INTERRUPTED: int = 130
+FAILED: Final = 1
+INTERRUPTED: Final = 130
 
 
 def run(
@@ -33,35 +33,37 @@ def run(
         typer.Option(
             "--virtual",
             help="Take rounds and participants from the simulator and train them as fast as "
-            "this machine can; else over live daemons.",
+            "this machine can; without it, over live daemons.",
         ),
     ] = False,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run goes; a new folder.")] = (
         Path("out/eval")
     ),
 ) -> None:
-    """Run jobs that train on simulated devices, under each policy.
+    """Run jobs that train on simulated devices, under each policy with each seed.
 
-    Results are in DIR, also while it runs: `propius eval report DIR`.
+    Results are in DIR, also while the run goes on; `propius eval report DIR` shows them.
+
+    Example: propius eval run --virtual --out out/irs-against-random
     """
-    # torch and the data are loaded by what follows, not by `propius --help`.
+    # What follows loads torch and data, which `propius --help` need not wait for.
     from evaluation.harness.runner import Runner
 
     try:
         runner = Runner(load_experiment(config or packaged_config()), out, typer.echo)
         runner.prepare()
     except (PropiusError, EngineError) as error:
-        _refuse(error, BAD_INPUT)
+        _refuse(str(error), exit_codes.CONFIGURATION)
     try:
         with terminated_is_interrupted():
             runner.run(virtual=virtual)
     except (PropiusError, EngineError) as error:
-        _refuse(error, FAILED)
+        _refuse(str(error), FAILED)
     except KeyboardInterrupt:
-        _refuse(PropiusError("interrupted; everything was stopped"), INTERRUPTED)
-    typer.echo(f"results: {out}; propius eval report {out}")
+        _refuse("interrupted; everything was stopped", INTERRUPTED)
+    typer.echo(f"results: {out} (propius eval report {out})")
 
 
-def _refuse(error: Exception, code: int) -> None:
-    typer.echo(f"propius eval run: {error}", err=True)
-    raise typer.Exit(code) from error
+def _refuse(why: str, code: int) -> NoReturn:
+    typer.echo(f"propius: {why}", err=True)
+    raise typer.Exit(code)

@@ -1,6 +1,7 @@
 """A run from its configuration to its folder: everything is checked first, then trained.
 
-Not here: what the two clocks do (:mod:`evaluation.harness.virtual`, :mod:`evaluation.harness.live`).
+Not here: what is done in virtual (:mod:`evaluation.harness.virtual`) and in real time
+(:mod:`evaluation.harness.live`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from evaluation.harness.executors import RunExecutor, open_executor
 from evaluation.harness.experiment import Experiment
 from evaluation.harness.live import run_live
 from evaluation.harness.prepared import Prepared, prepare
 from evaluation.harness.rounds import simulate_rounds
 from evaluation.harness.virtual import client_rows, write_rounds
 from evaluation.results.writer import PolicyWriter, RunWriter
+
+if TYPE_CHECKING:
+    from evaluation.harness.executors import RunExecutor
 
 __all__ = ["Runner"]
 
@@ -65,6 +68,8 @@ class Runner:
         if prepared.models is None:
             yield None
             return
+        from evaluation.harness.executors import open_executor  # loads torch
+
         with open_executor(
             self.config, self.out / "logs", writer, in_process=alone and self.config.workers == 0
         ) as executor:

@@ -52,7 +52,8 @@ def write_rounds(
     """
     if learning is None or executor is None:
         for attempt in rounds.attempts:
-            writer.round(_round_row(attempt, _successes(attempt), 0.0))
+            version = attempt.round + (attempt.state == "completed")
+            writer.round(_round_row(attempt, _Trained(version, None, 0, None)))
     else:
         with _Chains(rounds, learning, executor) as chains:
             for job in jobs:
@@ -61,7 +62,7 @@ def write_rounds(
                 writer.score(_score_row(job.job, job.at_s, first.version, first.score))
             for done, attempt in enumerate(rounds.attempts, 1):
                 trained = chains.next_of(attempt.job)
-                writer.round(_round_row(attempt, trained.version, trained.moving_loss))
+                writer.round(_round_row(attempt, trained))
                 if trained.score is not None:
                     row = _score_row(attempt.job, attempt.ended_s, trained.version, trained.score)
                     writer.score(row)
@@ -78,7 +79,8 @@ class _Trained:
     """What came of one attempt, or, first of all, of the initial weights."""
 
     version: int
-    moving_loss: float
+    moving_loss: float | None
+    samples: int
     score: Score | None
 
 
@@ -135,7 +137,7 @@ class _Chains:
 
     def _train(self, job: LearningJob, attempt: Attempt) -> _Trained:
         if attempt.state != "completed":
-            return _Trained(job.version, job.moving_loss, None)
+            return _Trained(job.version, job.moving_loss, 0, None)
         task = job.task_of(attempt.round, attempt.clients)
         trained = self._executor.train(
             task.job, task.round, task.version, task.clients, task.hyper
@@ -148,7 +150,7 @@ class _Chains:
         score = None
         if is_first or job.wants_score:
             score = self._executor.score(job.job, job.version).result()
-        return _Trained(job.version, job.moving_loss, score)
+        return _Trained(job.version, job.moving_loss, job.trained_samples, score)
 
     def _put(self, job: int, result: _Trained | BaseException) -> None:
         while not self._stop.is_set():
@@ -162,11 +164,7 @@ class _Chains:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def _successes(attempt: Attempt) -> int:
-    return attempt.round + (attempt.state == "completed")
-
-
-def _round_row(attempt: Attempt, version: int, moving_loss: float) -> RoundRow:
+def _round_row(attempt: Attempt, trained: _Trained) -> RoundRow:
     return RoundRow(
         job=attempt.job,
         round=attempt.round,
@@ -179,9 +177,10 @@ def _round_row(attempt: Attempt, version: int, moving_loss: float) -> RoundRow:
         allocated=attempt.allocated,
         completed=attempt.completed,
         failed=attempt.failed,
-        version=version,
-        moving_loss=moving_loss,
+        version=trained.version,
+        moving_loss=trained.moving_loss,
         training_wait_s=0.0,
+        trained_samples=trained.samples,
     )
 
 

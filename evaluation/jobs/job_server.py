@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from time import monotonic_ns
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.executor.handle import Executor, RemoteExecutor
 from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.link import Answer, Ask, JobLink
@@ -37,6 +36,9 @@ from evaluation.results.rows import JobRow, RoundRow, ScoreRow
 from propius import AsyncJob
 from propius.errors import PropiusError
 from propius.messages import RoundStatus
+
+if TYPE_CHECKING:
+    from evaluation.executor.handle import Executor
 
 __all__ = ["JobServer", "JobServerSettings", "main"]
 
@@ -95,6 +97,7 @@ class JobServer:
         self.tries = 0
         self.rounds_done = 0
         self.figures = _Figures()
+        self._job: AsyncJob | None = None
         self._pending: list[int] = []
         self._waiting: dict[int, tuple[Ask, Respond]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,7 +125,7 @@ class JobServer:
                 server_endpoint=link.endpoint,
                 timeout_s=SDK_TIMEOUT_S,
             ) as job:
-                self._admit = job.admit
+                self._job = job
                 while self.rounds_done < profile.total_round:
                     await self._round(job)
                 await job.complete_job()
@@ -144,14 +147,15 @@ class JobServer:
         self._open(number)
         status = await self._watch(job, number)
         state = _state(status, profile.demand)
-        ended_s = opened_s + (
-            status.ended_after_s * speed_up if status.ended_after_s >= 0 else 0.0
-        )
+        ended_s = opened_s + (status.ended_after_s * speed_up if status.ended_after_s >= 0 else 0.0)
         attempt = self._close()
         succeeded = state == "completed"
-        if succeeded and self.executor:
-            self.learning.finish(self.rounds_done, attempt.updates)
-            self._set_weights()
+        if succeeded:
+            if self.executor:
+                self.learning.finish(self.rounds_done, attempt.updates)
+                self._set_weights()
+            else:
+                self.learning.skip(self.rounds_done)
         self._tell_round(attempt, status, state, opened_s, ended_s)
         if not succeeded:
             self.tries += 1
@@ -183,12 +187,15 @@ class JobServer:
     def take(self, ask: Ask, respond: Respond) -> None:
         """A client's request; see :class:`evaluation.jobs.link.JobLink`."""
         attempt = self.attempt
+        if attempt is None or self._job is None or ask.round != attempt.number:
+            respond(Answer(ask.request, f"round {ask.round} is over"))
+            return
         try:
-            lease = self._admit(ask.token)
+            lease = self._job.admit(ask.token)
         except PropiusError as error:
             respond(Answer(ask.request, str(error)))
             return
-        if attempt is None or not lease.round == ask.round == attempt.number:
+        if lease.round != attempt.number:
             respond(Answer(ask.request, f"round {ask.round} is over"))
         elif ask.verb == "start":
             if attempt.start(ask.client):
@@ -201,9 +208,6 @@ class JobServer:
                 self._waiting[ask.client] = (ask, respond)
             else:
                 respond(Answer(ask.request, "" if counts else "it never started"))
-
-    def _admit(self, token: bytes) -> Any:
-        raise PropiusError("the job has not arrived yet")
 
     def _open(self, number: int) -> None:
         self.attempt = Attempt(number, trains=self.executor is not None)
@@ -318,11 +322,10 @@ class JobServer:
             allocated=status.allocated + status.failed + status.expired,
             completed=len(used),
             failed=status.failed + status.expired,
-            version=self.learning.version if self.executor else self.rounds_done + (
-                state == "completed"
-            ),
+            version=self.learning.version,
             moving_loss=self.learning.moving_loss,
             training_wait_s=wait_s,
+            trained_samples=self.learning.trained_samples if state == "completed" else 0,
         )
         tell(Attempted(row))
         if wait_s > PACE_S * speed_up:
@@ -368,7 +371,11 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 def main() -> None:
     """Run the job to its end; what ends it early is one line and exit code 1."""
     settings = msgspec.json.decode(sys.argv[1], type=JobServerSettings)
-    executor = RemoteExecutor(settings.executor) if settings.executor else None
+    executor: Executor | None = None
+    if settings.executor:
+        from evaluation.executor.handle import RemoteExecutor
+
+        executor = RemoteExecutor(settings.executor)
     try:
         server = JobServer(settings, executor)
         tell(Ready())

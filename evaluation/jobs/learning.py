@@ -48,7 +48,10 @@ class LearningJob:
         self.job, self.profile = job, profile
         self.weights: dict[str, NDArray[Any]] = dict(weights)
         self.version = 0
-        self.moving_loss = 0.0
+        self.moving_loss: float | None = None
+        """The mean over the clients of the last round; None before the first."""
+        self.trained_samples = 0
+        """Of the clients that the last round used."""
         self._eval_interval = profile.eval_interval or eval_interval
         self._aggregator = profile.aggregator()
 
@@ -90,6 +93,12 @@ class LearningJob:
         used = updates[: self.profile.demand]
         self.weights = self._aggregator.step(self.weights, used)
         self.moving_loss = fmean(update.loss for update in used)
+        self.trained_samples = sum(update.samples for update in used)
+        self.version += 1
+
+    def skip(self, round_no: int) -> None:
+        """The round succeeded, and nothing is trained: analytics, or a run for its times only."""
+        self._expect(round_no)
         self.version += 1
 
     def _expect(self, round_no: int) -> None:

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import zmq
@@ -87,7 +87,7 @@ class JobLink:
         sent = self._router.send_multipart([peer, _ENCODE(answer)], zmq.NOBLOCK)
         asyncio.ensure_future(sent).add_done_callback(self._sent)
 
-    def _sent(self, sent: asyncio.Future[object]) -> None:
+    def _sent(self, sent: asyncio.Future[Any]) -> None:
         if not sent.cancelled() and sent.exception() is not None:
             self.undelivered += 1
 

@@ -16,7 +16,7 @@ def test_the_packaged_file_is_the_defaults_and_explains_every_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    "text,says",
     [
         ("polices: [irs]\n", "polices: no such field; did you mean policies?"),
         ("policies: [best]\n", "no policy 'best'; there are fifo"),
@@ -39,7 +39,7 @@ def test_what_is_wrong_is_one_line_with_file_and_key(tmp_path: Path, text: str, 
 
 
 @pytest.mark.parametrize(
-    ("method", "policies"),
+    "method,policies",
     [
         ("propius", ("irs", "fifo")),
         ("random", ("random-per-client",)),

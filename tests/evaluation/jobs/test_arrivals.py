@@ -23,7 +23,7 @@ def test_gaps_add_up_and_the_job_is_its_line_not_its_profile(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    "text,says",
     [
         ("0 1\n5\n", "line 2: write `gap profile`"),
         ("0 1\n-5 1\n", "line 2: the gap is -5"),

@@ -37,7 +37,7 @@ def test_a_profile_of_the_originals_fields_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    "text,says",
     [
         (GOOD + "sched_timout: 9\n", "sched_timout: no such field; did you mean sched_timeout?"),
         (GOOD + "xyzzy: 9\n", "xyzzy: no such field; there are demand, "),
