@@ -15,7 +15,7 @@ from PIL import Image
 from evaluation.data import folders
 from evaluation.data.images import DataError, ImageData
 from evaluation.data.partition import by_owner, dirichlet, iid
-from evaluation.data.sources import SOURCES, available, load
+from evaluation.data.sources import DEBIAN_FASHION, SOURCES, available, load
 from evaluation.data.speech import WORDS, log_mel, read_clip
 
 DataFolder = Callable[[str], Path]
@@ -187,6 +187,14 @@ def test_fashion_mnist_from_a_folder(tmp_path: Path) -> None:
         data = load("fashion_mnist", folder)
         assert (data.shape, len(data.labels), len(data.test_labels)) == ((1, 28, 28), 20, 10)
         assert data.test_images.max() == pytest.approx(10 / 255)
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION.is_dir(), reason="no Debian package dataset-fashion-mnist")
+def test_fashion_mnist_of_debian() -> None:
+    """The package's files are the whole data set; a folder of other data sets does not hide it."""
+    data = load("fashion_mnist", Path("/usr/share"))
+    assert (len(data.labels), len(data.test_labels)) == (60_000, 10_000)
+    assert np.bincount(data.test_labels).tolist() == [1_000] * 10
 
 
 def cut(name: str) -> Callable[[Path], None]:
