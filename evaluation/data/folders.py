@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.data.decoded import decode_all
 from evaluation.data.images import DataError, ImageData
 from evaluation.data.speech import MELS, WORDS, log_mel, read_clip
 
@@ -53,6 +54,7 @@ def femnist(folder: Path | None) -> ImageData:
     root = _root("femnist", folder)
     return _load(
         "femnist",
+        root,
         {split: list(_rows("femnist", root, split, _anywhere(root))) for split in SPLITS},
         (1, FEMNIST_SIDE, FEMNIST_SIDE),
         FEMNIST_CLASSES,
@@ -65,6 +67,7 @@ def openimage(folder: Path | None) -> ImageData:
     root = _root("openimage", folder)
     return _load(
         "openimage",
+        root,
         {split: list(_rows("openimage", root, split, _in_split(root, split))) for split in SPLITS},
         (3, OPENIMAGE_SIDE, OPENIMAGE_SIDE),
         OPENIMAGE_CLASSES,
@@ -84,6 +87,7 @@ def speech(folder: Path | None) -> ImageData:
         }
     return _load(
         "speech",
+        root,
         samples,
         (1, MELS, MELS),
         len(WORDS),
@@ -175,6 +179,7 @@ def _listed(path: Path) -> frozenset[str]:
 
 def _load(
     name: str,
+    root: Path,
     samples: dict[str, list[Sample]],
     shape: tuple[int, int, int],
     classes: int,
@@ -187,9 +192,8 @@ def _load(
         raise DataError(f"{name}: {both[0]} is in the training split and in the test split")
     arrays = {}
     for split, rows in samples.items():
-        images = np.empty((len(rows), *shape), dtype=np.float32)
-        for place, sample in enumerate(rows):
-            images[place] = read(sample.path)
+        paths = [sample.path for sample in rows]
+        images = decode_all(name, split, root, paths, shape, read)
         arrays[split] = images, np.array([sample.label for sample in rows], dtype=np.int64)
     return ImageData(
         name,
@@ -226,7 +230,6 @@ def _picture(name: str, path: Path, mode: str, side: int) -> Picture:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             scaled = image.convert(mode).resize((side, side))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"{error}"
-        raise DataError(f"{name}: {path}: {reason}") from error
+        raise DataError(f"{name}: {path}: {error}") from error
     pixels = np.asarray(scaled, dtype=np.float32) / np.float32(255)
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -43,8 +43,6 @@ def read_clip(path: Path) -> Samples:
         with wave.open(str(path), "rb") as file:
             form = (file.getnchannels(), file.getsampwidth(), file.getframerate())
             content = file.readframes(RATE_HZ)
-    except FileNotFoundError:
-        raise DataError(f"speech: {path} is missing") from None
     except (OSError, EOFError, wave.Error) as error:
         raise DataError(f"speech: {path}: not a WAV file: {error}") from error
     if form != (1, 2, RATE_HZ):
