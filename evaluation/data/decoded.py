@@ -2,8 +2,8 @@
 
 Reading 100,000 clips takes minutes, and every worker needs them. The array is kept in the data
 set's folder under a name made of what it was decoded from (each file's name, size and time of
-change); it is mapped into memory (copy on write), so workers of one host share it. Where the folder cannot be
-written, nothing is kept.
+change). It is mapped into memory (copy on write), so workers of one host share it. Where the
+folder cannot be written, nothing is kept.
 """
 
 from __future__ import annotations
