@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +56,11 @@ class Report:
         return any(run.state == "running" for run in self.runs)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; the same run folders give the same bytes."""
+        """For JSON, which knows no NaN; the same run folders give the same bytes."""
+        found: dict[str, Any] = _finite(self._figures())
+        return found
+
+    def _figures(self) -> dict[str, Any]:
         return {
             "runs": [asdict(run) for run in self.runs],
             "base": self.base,
@@ -64,6 +69,15 @@ class Report:
             "policies": [policy.as_dict() for policy in self.policies],
             "jobs": {label: [asdict(job) for job in jobs] for label, jobs in self.jobs.items()},
         }
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for every number that is none."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_report(folders: Sequence[Path], *, target: float | None = None) -> Report:

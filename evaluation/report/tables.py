@@ -35,7 +35,10 @@ def headline(report: Report) -> str:
     best = report.speed_ups[label]
     if best.mean < 1:
         return f"No policy finishes its jobs sooner than {report.base}, on average."
-    return f"With {label} the average job is done {ratio(best)} as fast as with {report.base}."
+    doubt = best.half_width is not None and best.mean - best.half_width <= 1
+    return f"With {label} the average job is done {ratio(best)} as fast as with {report.base}" + (
+        ": too little to tell from chance; run more seeds." if doubt else "."
+    )
 
 
 def notices(report: Report) -> list[str]:

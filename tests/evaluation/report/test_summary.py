@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from evaluation.report.document import make_report
 from evaluation.report.original_csv import write_original_csv
 from evaluation.report.reach import reach
 from evaluation.report.summary import Spread, summarize_job
+from evaluation.report.tables import headline
 from evaluation.results.reader import PolicyResults
-from evaluation.results.rows import ClientRow, JobRow, RoundRow, ScoreRow
+from evaluation.results.rows import ClientRow, JobRow, RoundRow, ScoreRow, line
 from evaluation.results.writer import RunWriter
 
 DONE = RoundRow(0, 0, 0, "completed", 0.0, 10.0, 30.0, 10, 10, 8, 1, 1, 2.0, 0.0, 80)
@@ -133,3 +135,29 @@ def test_a_job_that_is_not_over_has_no_completion_time() -> None:
     """A running job is shown with what there is of it, since its first sign of life."""
     job = summarize_job(3, 0, ROWS[:2], [ScoreRow(3, 0, 0.0, 0, 2.3, 0.1, 0.5, 10)], None)
     assert (job.state, job.jct_s, job.arrived_s, job.accuracy) == ("running", None, 0.0, 0.1)
+
+
+def test_a_difference_within_chance_is_called_so(tmp_path: Path) -> None:
+    """With several seeds the headline says when the interval holds no difference at all."""
+    for name, ratios in (("sure", (2.0, 2.1)), ("chance", (3.0, 0.9))):
+        folder = tmp_path / name
+        with RunWriter(
+            folder, config={}, policies=["irs", "random"], seeds=[0, 1], clock="virtual"
+        ) as run:
+            for seed, ratio in enumerate(ratios):
+                for policy, jct in (("irs", 100.0), ("random", 100.0 * ratio)):
+                    writer = run.policy(policy, seed)
+                    writer.round(DONE)
+                    writer.job(JobRow(0, "", 0.0, jct, jct, 1, None, None, 0, 0, "finished"))
+        assert ("chance" in headline(make_report([folder]))) == (name == "chance")
+
+
+def test_a_loss_that_is_no_number_does_not_spoil_the_json(tmp_path: Path) -> None:
+    """JSON knows no NaN: the figure is null, and all others are there."""
+    folder = write(tmp_path / "run", {"irs": {0: 50.0}})
+    with (folder / "irs-0" / "scores.csv").open("a") as file:
+        file.write(line(ScoreRow(0, 1, 30.0, 1, float("nan"), 0.1, 0.5, 10)))
+    document = make_report([folder]).as_dict()
+    assert document["jobs"]["irs"][0]["test_loss"] is None
+    assert document["jobs"]["irs"][0]["accuracy"] == 0.1
+    json.dumps(document, allow_nan=False)
