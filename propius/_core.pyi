@@ -215,6 +215,7 @@ def simulate(
     tasks_max: int | None = 1,
     progress: Callable[[int], bool | None] | None = None,
     dispatch_s: float = 2.0,
+    as_daemons: bool = False,
     record: bool = False,
 ) -> dict[str, Any]:
     """Run one policy with one seed.

@@ -90,8 +90,10 @@ def simulate_rounds(
         repeat=config.periods_max,
         period_s=config.availability_period_s,
         replan_s=config.replan_s,
+        managers=config.client_managers,
         tasks_max=config.tasks_per_session or None,
         dispatch_s=0.0,
+        as_daemons=True,
         record=True,
     )
     rounds, tasks = result["record"]

@@ -120,10 +120,11 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
-    tasks_max=Some(1), progress=None, dispatch_s=2.0, record=false),
+    tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
-        tasks_max=1, progress=None, dispatch_s=2.0, record=False)")]
+        tasks_max=1, progress=None, dispatch_s=2.0, \
+        as_daemons=False, record=False)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -142,6 +143,7 @@ pub(crate) fn simulate(
     tasks_max: Option<u32>,
     progress: Option<Py<PyAny>>,
     dispatch_s: f64,
+    as_daemons: bool,
     record: bool,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
@@ -173,6 +175,7 @@ pub(crate) fn simulate(
                 plan_gap_s,
                 tasks_max,
                 dispatch_s,
+                as_daemons,
                 record,
                 ..SimulatorConfig::new(&policy)
             };

@@ -162,6 +162,8 @@ struct Driver<'a> {
     period_s: f64,
     jobs: Vec<JobBook>,
     unfinished: usize,
+    /// The id of the first job of the list.
+    first_job: Job,
     matchers: Vec<Matcher>,
     planner: Planner,
     specs: Specs,
@@ -190,7 +192,7 @@ impl<'a> Driver<'a> {
     ) -> Result<Self> {
         let specs = Specs::new(trace);
         let mut planner_config = PlannerConfig {
-            seed: draw(config.seed, 0x706c_616e, 0),
+            seed: if config.as_daemons { config.seed } else { draw(config.seed, 0x706c_616e, 0) },
             ..PlannerConfig::new(&config.policy, specs.dimensions)
         };
         for (name, value) in &config.policy_options {
@@ -224,6 +226,7 @@ impl<'a> Driver<'a> {
             period_s: config.period_s.unwrap_or_else(|| trace.period_s()),
             jobs: jobs.iter().map(|job| JobBook::new(job, config.record)).collect(),
             unfinished: jobs.len(),
+            first_job: Job::from(config.as_daemons),
             matchers,
             planner,
             specs,
@@ -325,9 +328,10 @@ impl<'a> Driver<'a> {
             last_ns: self.visits.check_in(visit, now_ns),
             hold_until_ns: here.end_ns,
         };
+        let first_job = self.first_job;
         let Self { matchers, jobs, tally, seq, .. } = self;
         let grant = |key: RoundKey| {
-            let job = usize::try_from(key.job).expect("jobs are numbered by u32");
+            let job = job_of(key, first_job) as usize;
             let is_granted = jobs[job].grant(now_ns, key.round, tally);
             is_granted.then(|| {
                 *seq += 1;
@@ -337,7 +341,7 @@ impl<'a> Driver<'a> {
         match matchers[manager].serve(now_ns, &visitor, grant)? {
             Served::Assigned(key) => {
                 self.tally.offers += 1;
-                self.start_task(now_ns, job_of(key), visit);
+                self.start_task(now_ns, job_of(key, first_job), visit);
             }
             Served::Refused => {
                 self.tally.offers += 1;
@@ -377,7 +381,7 @@ impl<'a> Driver<'a> {
             if !matcher.accept(now_ns, device, *key) {
                 break;
             }
-            let job = job_of(*key);
+            let job = job_of(*key, self.first_job);
             if self.jobs[job as usize].grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
                 matcher.assigned(device, self.seq);
@@ -473,7 +477,7 @@ impl<'a> Driver<'a> {
             demand_estimate: u64::from(spec.participants),
             rounds_estimate: u64::from(spec.rounds),
         };
-        self.planner.put_job(Job::from(job), registration)?;
+        self.planner.put_job(self.first_job + Job::from(job), registration)?;
         self.open(job);
         Ok(())
     }
@@ -482,7 +486,7 @@ impl<'a> Driver<'a> {
     fn open(&mut self, job: u32) {
         let book = &self.jobs[job as usize];
         if let Some(deadline_ns) = book.deadline_ns() {
-            let round = book.key(Job::from(job)).round;
+            let round = book.key(self.first_job + Job::from(job)).round;
             self.heap.push(deadline_ns, Event::Deadline { job, round });
         }
         self.touch(job);
@@ -500,7 +504,7 @@ impl<'a> Driver<'a> {
             Outcome::Over => {
                 if self.jobs[job as usize].is_done() {
                     self.unfinished -= 1;
-                    self.planner.remove_job(Job::from(job));
+                    self.planner.remove_job(self.first_job + Job::from(job));
                     self.plan_wanted = true;
                 } else {
                     self.open(job);
@@ -537,7 +541,7 @@ impl<'a> Driver<'a> {
         self.tally.plans += 1;
         let rounds = plan.groups.iter().flat_map(|group| &group.rounds);
         for round in rounds.filter(|round| round.tier.is_some()) {
-            let job = usize::try_from(round.key.job).expect("jobs are numbered by u32");
+            let job = job_of(round.key, self.first_job) as usize;
             self.jobs[job].mark_tiered();
         }
         for manager in 0..self.matchers.len() {
@@ -571,7 +575,7 @@ impl<'a> Driver<'a> {
         for job in changed.drain(..) {
             let book = &self.jobs[job as usize];
             if book.is_active() {
-                let key = book.key(Job::from(job));
+                let key = book.key(self.first_job + Job::from(job));
                 let (demand, allocated) = (book.spec().participants, book.allocated());
                 self.planner.open_round(key, demand, allocated, book.opened_ns())?;
                 self.planner.set_history(key.job, book.history())?;
@@ -630,8 +634,9 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
     })
 }
 
-fn job_of(key: RoundKey) -> u32 {
-    u32::try_from(key.job).expect("jobs are numbered by u32")
+/// The place in the list of the job of this round.
+fn job_of(key: RoundKey, first_job: Job) -> u32 {
+    u32::try_from(key.job - first_job).expect("jobs are numbered by u32")
 }
 
 fn unit(random: &mut SplitMix64) -> f64 {
