@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy
 
 from evaluation.aggregators import Update
 from evaluation.training.batches import Batches, draw_batches
-from evaluation.training.models import ModelError, keeps_statistics
+from evaluation.training.models import keeps_statistics
+from evaluation.training.specs import Hyper, ModelError
 
 __all__ = [
     "Arrays",
@@ -47,22 +48,6 @@ Tensors: TypeAlias = dict[str, Tensor]
 STACK_BYTES_MAX: Final = 1 << 30
 """Of weights, gradients and momenta of the clients that are stacked at once."""
 COPIES: Final = 4  # weights, gradients, momenta, and one for what is under way
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """The hyper-parameters of local training.
-
-    ``loss_decay`` weighs the moving average of the loss that a client reports.
-    """
-
-    steps: int = 10
-    batch_size: int = 20
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    prox_mu: float = 0.0
-    loss_decay: float = 0.95
 
 
 @dataclass(frozen=True)

@@ -18,34 +18,18 @@ are averaged like weights, and such models train one client after the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from propius.errors import PropiusError
+from evaluation.training.specs import ModelError, ModelSpec, Norm
 
 __all__ = ["MODELS", "ModelError", "ModelSpec", "build", "keeps_statistics"]
 
-Norm: TypeAlias = Literal["group", "batch"]
 NormLayer: TypeAlias = Callable[[int], nn.Module]
 
 GROUPS_MAX: Final = 8
-
-
-class ModelError(PropiusError):
-    """A model that does not exist, or does not fit the data; one line."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model, for which data: ``shape`` of one sample (channels, height, width)."""
-
-    name: str
-    shape: tuple[int, int, int]
-    classes: int
-    norm: Norm = "group"
 
 
 def build(spec: ModelSpec, *, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -5,45 +5,18 @@ Sums over samples, so a split that is scored in parts gives the same means whate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from evaluation.training.specs import Score
+
 __all__ = ["Score", "score"]
 
 BATCH: Final = 512
 TOP: Final = 5
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sums over ``samples`` samples; :meth:`__add__` joins parts of a split."""
-
-    samples: int
-    loss_sum: float
-    correct: int
-    correct_top5: int
-
-    def __add__(self, other: Score) -> Score:
-        return Score(
-            self.samples + other.samples,
-            self.loss_sum + other.loss_sum,
-            self.correct + other.correct,
-            self.correct_top5 + other.correct_top5,
-        )
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy."""
-        return self.loss_sum / self.samples
-
-    @property
-    def accuracy(self) -> float:
-        """The share of samples whose likeliest class is right."""
-        return self.correct / self.samples
 
 
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> Score:
