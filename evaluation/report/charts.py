@@ -1,7 +1,8 @@
 """The report's figures as SVG: one colour a policy, the same in all of them.
 
 Draws from plain numbers, without a display, and gives the same bytes for the same input. Colours
-are Okabe and Ito's, which colour-blind readers tell apart; beyond seven policies lines are dashed.
+are Okabe and Ito's, which colour-blind readers tell apart; beyond seven policies lines are dashed,
+and dots are squares.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FULL: Final = 10.4
 """Widths in inches; the page shows all figures at one scale."""
 JOB_PANELS_MAX: Final = 24
 """As many jobs have a panel of their own; more would not be legible."""
+MARKERS: Final = "osD"
 JOB_ROWS_MAX: Final = 60
 
 
@@ -41,6 +43,7 @@ class Look:
 
     colour: str
     dash: Any
+    marker: str
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,13 @@ class Chart:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A colour for each, and other dashes once the colours are used up."""
+    """A colour for each, and other dashes and markers once the colours are used up."""
     return {
-        label: Look(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
+        label: Look(
+            COLOURS[place % len(COLOURS)],
+            DASHES[place // len(COLOURS) % len(DASHES)],
+            MARKERS[place // len(COLOURS) % len(MARKERS)],
+        )
         for place, label in enumerate(labels)
     }
 
@@ -117,19 +124,20 @@ def _by_job(report: Report, style: Mapping[str, Look]) -> Chart:
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(FULL, 0.8 + 2.0 * rows), layout="constrained")
     FigureCanvasSVG(figure)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    end_s = _end_s(report.curves)
-    scale, unit = _unit(end_s)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    scale, unit = _unit(_end_s(report.curves))
     for panel, job in zip(panels.flat, shown, strict=False):
+        ends = [0.0]
         for label, curves in report.curves.items():
-            _draw_job(panel, [curve for curve in curves if curve.job == job], style[label], scale)
+            mine = [curve for curve in curves if curve.job == job]
+            ends += [float(curve.times_s[-1]) for curve in mine]
+            _draw_job(panel, mine, style[label], scale)
         _plain(panel, f"job {job}{_profile_of(report, job)}", size=9.5)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set_xlim(0, max(end_s, 1e-9) / scale * 1.03)
+        panel.set_xlim(0, max(*ends, 1e-9) / scale * 1.03)
     for place, panel in enumerate(panels.flat):
         panel.set_visible(place < len(shown))
-        panel.tick_params(labelbottom=place + columns >= len(shown))
     figure.supxlabel(f"Simulated time since the job arrived ({unit})", fontsize=10)
     _legend(figure, style, report.curves, where="outside upper left")
     rest = f" The first {len(shown)} of {len(jobs)} jobs." if len(shown) < len(jobs) else ""
@@ -166,7 +174,8 @@ def _completion(report: Report, style: Mapping[str, Look]) -> Chart:
         ends = [spread.mean / scale for spread in found.values()]
         axes.plot([min(ends), max(ends)], [place, place], color=FAINT, linewidth=3, zorder=1)
         for label, spread in found.items():
-            axes.plot(spread.mean / scale, place, "o", color=style[label].colour, markersize=7)
+            look = style[label]
+            axes.plot(spread.mean / scale, place, look.marker, color=look.colour, markersize=7)
     axes.set_yticks(
         range(len(shown)), [f"job {number}{_profile_of(report, number)}" for number in shown]
     )
@@ -271,12 +280,15 @@ def _legend(
             [],
             color=style[label].colour,
             linestyle="none" if dots else style[label].dash,
-            marker="o" if dots else "",
+            marker=style[label].marker if dots else "",
             linewidth=2.2,
         )
         for label in labels
     ]
-    figure.legend(handles, labels, loc=where, ncols=min(6, len(labels)), frameon=False)
+    # About 0.085 inches a letter, and room for the line before it.
+    widest = 0.75 + 0.085 * max(map(len, labels), default=0)
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc=where, ncols=columns, frameon=False)
 
 
 def _svg(figure: Figure) -> str:
