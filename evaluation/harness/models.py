@@ -12,12 +12,13 @@ from typing import Final
 
 from evaluation.data.images import ImageData
 from evaluation.data.sources import load
-from evaluation.executor.handle import JobModel, PartitionSpec
+from evaluation.executor.jobs import JobModel, PartitionSpec
+from evaluation.executor.trainer import partition_of
 from evaluation.harness.experiment import Experiment, PlannedJob
 from evaluation.jobs.yaml_file import SettingsError
 from evaluation.training.initial import initial_weights
 from evaluation.training.local import Arrays
-from evaluation.training.models import ModelError, ModelSpec
+from evaluation.training.specs import ModelError, ModelSpec
 
 __all__ = ["PreparedModel", "prepare_models"]
 
@@ -59,6 +60,7 @@ def prepare_models(
         name = job.profile.dataset
         if name not in loaded:
             loaded[name] = load(name, folder)
+            partition_of(loaded[name], partition, seed)  # raises if it cannot be made
         spec = _spec(job, loaded[name])
         model = JobModel(
             job=job.job,

@@ -17,18 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from evaluation.clients.behaviour import SimulatedClient
+from evaluation.executor.handle import Executor
 from evaluation.harness.experiment import PlannedJob
 from evaluation.harness.rounds import Attempt, VirtualRounds
 from evaluation.jobs.learning import LearningJob
 from evaluation.results.rows import ClientRow, JobRow, RoundRow, ScoreRow
 from evaluation.results.writer import PolicyWriter
-from evaluation.training.scoring import Score
-
-if TYPE_CHECKING:
-    from evaluation.executor.handle import Executor
+from evaluation.training.specs import Score
 
 __all__ = ["client_rows", "job_row", "write_rounds"]
 

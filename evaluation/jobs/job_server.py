@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.executor.handle import Executor
 from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.link import Answer, Ask, JobLink
@@ -36,9 +37,6 @@ from evaluation.results.rows import JobRow, RoundRow, ScoreRow
 from propius import AsyncJob
 from propius.errors import PropiusError
 from propius.messages import RoundStatus
-
-if TYPE_CHECKING:
-    from evaluation.executor.handle import Executor
 
 __all__ = ["JobServer", "JobServerSettings", "main"]
 

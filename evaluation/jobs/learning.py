@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evaluation.aggregators import Update, Weights
 from evaluation.jobs.profiles import JobProfile
-from evaluation.training.local import Hyper
+from evaluation.training.specs import Hyper
 from propius.errors import PropiusError
 
 __all__ = ["LearningError", "LearningJob", "Task"]
