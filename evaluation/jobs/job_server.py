@@ -46,6 +46,7 @@ LEASE_SLACK_S: Final = 30.0
 TOGETHER_MAX: Final = 64
 """Clients of one call to the executor."""
 WATCH_MAX_S: Final = 5.0
+WATCH_LATE_S: Final = 0.5
 PACE_S: Final = 0.2
 """A result that was waited for longer than this (real time) says that training set the pace."""
 UNDER_WAY: Final = frozenset({"open", "filled"})
@@ -96,6 +97,8 @@ class JobServer:
         self.rounds_done = 0
         self.figures = _Figures()
         self._job: AsyncJob | None = None
+        self._opening = False
+        self._early: list[tuple[Ask, Respond]] = []
         self._pending: list[int] = []
         self._waiting: dict[int, tuple[Ask, Respond]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,6 +142,7 @@ class JobServer:
         profile, speed_up = self.profile, self.settings.speed_up
         phases_s = (profile.sched_timeout + profile.exec_timeout) / speed_up
         opened_s = self.now_s()
+        self._opening = True
         number = await job.start_request(
             profile.devices, reports_min=profile.demand, lease_s=phases_s + LEASE_SLACK_S
         )
@@ -169,10 +173,12 @@ class JobServer:
         seen, due_s = 0, profile.sched_timeout / speed_up
         while True:
             left_s = due_s - (monotonic_ns() - began_ns) / 1e9
-            if left_s <= 0:
+            if left_s <= 0 and not self._waits_for_training():
                 await job.end_request(number)
                 return await job.watch_round(number, seen=0, wait_s=0.0)
-            status = await job.watch_round(number, seen=seen, wait_s=min(left_s, WATCH_MAX_S))
+            status = await job.watch_round(
+                number, seen=seen, wait_s=min(left_s, WATCH_MAX_S) if left_s > 0 else WATCH_LATE_S
+            )
             self._check()
             if status.state not in UNDER_WAY:
                 return status
@@ -180,11 +186,20 @@ class JobServer:
             if status.filled_after_s >= 0:
                 due_s = status.filled_after_s + profile.exec_timeout / speed_up
 
+    def _waits_for_training(self) -> bool:
+        """Whether devices are done and only training is not: their attempt is not timed out."""
+        return bool(self._waiting)
+
     # --- clients ---------------------------------------------------------------------------------
 
     def take(self, ask: Ask, respond: Respond) -> None:
         """A client's request; see :class:`evaluation.jobs.link.JobLink`."""
         attempt = self.attempt
+        if self._opening:
+            self._early.append(
+                (ask, respond)
+            )  # a device may be faster than the job manager's reply
+            return
         if attempt is None or self._job is None or ask.round != attempt.number:
             respond(Answer(ask.request, f"round {ask.round} is over"))
             return
@@ -209,6 +224,10 @@ class JobServer:
 
     def _open(self, number: int) -> None:
         self.attempt = Attempt(number, trains=self.executor is not None)
+        self._opening = False
+        early, self._early = self._early, []
+        for ask, respond in early:
+            self.take(ask, respond)
 
     def _close(self) -> Attempt:
         """The attempt is over: whoever waits is told so."""

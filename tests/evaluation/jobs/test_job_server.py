@@ -55,13 +55,13 @@ class Devices:
                              f"{number:04x}")  # fmt: skip
         assignment = await device.auto_assign(TIMEOUT_S)
         assert assignment is not None
-        return device, assignment  # type: ignore[return-value]
+        return device, assignment
 
     async def work(self, number: int, link: TaskLink, taken: AsyncAssignment) -> str:
         """Start and hand in; "" or why not."""
         try:
             for verb in ("start", "hand_in"):
-                await link.ask(verb, round_no=taken.round, token=taken.token,  # type: ignore[arg-type]
+                await link.ask(verb, round_no=taken.round, token=taken.token,
                                client=number, timeout_s=TIMEOUT_S)  # fmt: skip
         except RefusedError as refused:
             return str(refused)
