@@ -32,7 +32,10 @@ KBPS_OF_UNIT: Final = 13_736.0
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a round. ``clients``: whose results came in time, in that order."""
+    """One attempt at a round. ``clients``: whose results count, in the order in which they came.
+
+    ``allocated`` counts a slot again that was given again.
+    """
 
     job: int
     round: int
@@ -184,8 +187,10 @@ def _attempts(
         again = tries.get((job, round_no), 0)
         tries[job, round_no] = again + 1
         state = "completed" if succeeded else _failure(filled_s)
-        clients = tuple(dict.fromkeys(took_part.get((job, number), ())))
-        allocated, completed, failed = counts
+        clients = [*dict.fromkeys(took_part.get((job, number), ()))]
+        if succeeded:
+            del clients[jobs[job].profile.demand :]
+        allocated, _reports, failed = counts
         attempts.append(
             Attempt(
                 job=job,
@@ -197,9 +202,9 @@ def _attempts(
                 ended_s=ended_s,
                 demand=jobs[job].profile.devices,
                 allocated=allocated,
-                completed=completed,
+                completed=len(clients),
                 failed=failed,
-                clients=clients,
+                clients=tuple(clients),
             )
         )
     return sorted(attempts, key=lambda it: (it.ended_s, it.job))
