@@ -57,7 +57,11 @@ def read_model(path: Path, model: type[ModelT]) -> ModelT:
     if len(text) > FILE_BYTES_MAX:
         raise SettingsError(f"{path}: longer than {FILE_BYTES_MAX} bytes")
     try:
-        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        loader = _Loader(text)
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {_yaml_line(error)}") from error
     if values is None:
