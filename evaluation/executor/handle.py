@@ -23,8 +23,10 @@ from evaluation.executor.jobs import (
     ExecutorError,
     JobModel,
     PartitionSpec,
+    check_clients,
     stacks_of,
 )
+from evaluation.executor.remote import RemoteExecutor
 from evaluation.executor.versions import Versions
 from evaluation.training.specs import Hyper, Score
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from evaluation.executor.trainer import Trainer
 
 __all__ = ["Executor", "ExecutorError", "InProcessExecutor", "JobModel", "PartitionSpec",
-           "check_clients"]  # fmt: skip
+           "RemoteExecutor"]  # fmt: skip
 
 Result = TypeVar("Result")
 
@@ -142,11 +144,3 @@ class InProcessExecutor:
 
             self._trainer = Trainer(self._device)
         return self._trainer
-
-
-def check_clients(job: int, clients: Sequence[int]) -> None:
-    """Raise :class:`ExecutorError` if a client is there twice, or nobody is."""
-    if not clients:
-        raise ExecutorError(f"job {job}: no clients to train")
-    if len(set(clients)) < len(clients):
-        raise ExecutorError(f"job {job}: a client is there twice")

@@ -16,7 +16,7 @@ from evaluation.training.specs import ModelSpec
 from propius.errors import PropiusError
 
 __all__ = ["STACK_CLIENTS", "ExecutorError", "JobModel", "MemoryShortError", "PartitionSpec",
-           "stacks_of"]  # fmt: skip
+           "check_clients", "stacks_of"]  # fmt: skip
 
 PartitionKind: TypeAlias = Literal["iid", "dirichlet", "label_counts", "client_map", "owner"]
 
@@ -67,3 +67,11 @@ def stacks_of(clients: Sequence[int], most: int = STACK_CLIENTS) -> list[tuple[i
     parts = -(-len(clients) // most)
     bounds = [len(clients) * part // parts for part in range(parts + 1)] if parts else []
     return [tuple(clients[first:last]) for first, last in pairwise(bounds)]
+
+
+def check_clients(job: int, clients: Sequence[int]) -> None:
+    """Raise :class:`ExecutorError` if a client is there twice, or nobody is."""
+    if not clients:
+        raise ExecutorError(f"job {job}: no clients to train")
+    if len(set(clients)) < len(clients):
+        raise ExecutorError(f"job {job}: a client is there twice")

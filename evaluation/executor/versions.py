@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.executor.jobs import ExecutorError
 
-__all__ = ["VERSIONS_KEPT", "Versions", "check_finite"]
+__all__ = ["VERSIONS_KEPT", "Recent", "Versions", "check_finite"]
 
 VERSIONS_KEPT: Final = 2
 """Of each job: a score of the last version may be asked for when the next one is there."""
@@ -50,6 +50,35 @@ class Versions:
             there = ", ".join(map(str, sorted(own))) or "none"
             raise ExecutorError(f"job {job}: version {version} is not there; kept are {there}")
         return own[version]
+
+    def forget(self, job: int) -> None:
+        """The job is over."""
+        self._kept.pop(job, None)
+
+
+class Recent:
+    """What a worker was sent: of each job the last few versions, in the order of sending.
+
+    The broker keeps such a list of what it sent, and so knows what the worker still has.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[int, Mapping[str, NDArray[Any]]]] = {}
+
+    def add(self, job: int, version: int, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Keep these, and forget those sent longest ago."""
+        own = self._kept.setdefault(job, {})
+        own.pop(version, None)
+        own[version] = weights
+        for old in list(own)[:-VERSIONS_KEPT]:
+            del own[old]
+
+    def get(self, job: int, version: int) -> Mapping[str, NDArray[Any]]:
+        """The weights; raises :class:`ExecutorError` if they are not here."""
+        try:
+            return self._kept[job][version]
+        except KeyError:
+            raise ExecutorError(f"job {job}: version {version} was not sent") from None
 
     def forget(self, job: int) -> None:
         """The job is over."""
