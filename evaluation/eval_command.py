@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import typer
 
+from evaluation.executor.broker_command import executor
+from evaluation.executor.worker_command import worker
+from evaluation.executor.broker_command import executor
+from evaluation.executor.worker_command import worker
 from evaluation.harness.run_command import run
 from evaluation.report.command import report
 
@@ -19,3 +23,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(report)
+app.command()(executor)
+app.command()(worker)
+app.command()(executor)
+app.command()(worker)

@@ -93,7 +93,7 @@ class BrokerCore(Core):
         # A request pins its weights: newer versions may come before it is done.
         self._pinned: dict[tuple[bytes, int], Frames] = {}
         self._due_ns: int | None = None
-        self._said_no_workers = False
+        self._workers_gone = False  # there were some; until it is said
         self._torch = self.settings.torch
 
     # --- the driver's side -------------------------------------------------------------------
@@ -163,10 +163,9 @@ class BrokerCore(Core):
         """Give out what waits."""
         for worker, task, unit in self.placement.place(now_ns):
             self._give(worker, task, unit)
-        lacks = not self._workers and self.placement.waiting > 0
-        if lacks and not self._said_no_workers:
+        if self._workers_gone and self.placement.waiting:
+            self._workers_gone = False
             self._happened("no_workers", waiting=self.placement.waiting)
-        self._said_no_workers = lacks
 
     def not_ready(self) -> str:
         """Without a worker nothing is trained."""
@@ -207,6 +206,7 @@ class BrokerCore(Core):
             self._happened("peer_refused", name=hello.name, why=wrong)
             return
         self._torch = self._torch or _release(hello.torch)
+        self._workers_gone = False
         self._workers[peer] = _WorkerState(hello, now_ns)
         self.placement.workers[peer] = Worker(peer, hello.name, hello.memory_free_bytes)
         self._welcome(peer)
@@ -306,6 +306,7 @@ class BrokerCore(Core):
             )
         if not self._workers:
             self._torch = self.settings.torch
+            self._workers_gone = True
         self._set_due(now_ns)
 
     def _stale(self, task: int, name: str, why: str) -> None:
