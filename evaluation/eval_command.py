@@ -9,8 +9,6 @@ import typer
 
 from evaluation.executor.broker_command import executor
 from evaluation.executor.worker_command import worker
-from evaluation.executor.broker_command import executor
-from evaluation.executor.worker_command import worker
 from evaluation.harness.run_command import run
 from evaluation.report.command import report
 

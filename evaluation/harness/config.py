@@ -86,6 +86,7 @@ class RunConfig(Section):
     eval_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     dtype: Literal["float32", "float64"] = "float32"
     workers: Annotated[int, Field(ge=0, le=64)] = 2
+    executor: Annotated[str, Field(pattern=r"^(tcp://\S+:\d+)?$")] = ""
 
     speedup_factor: Annotated[float, Field(gt=0, le=10_000)] = 20.0
     client_managers: Annotated[int, Field(ge=1, le=64)] = 2

@@ -25,6 +25,7 @@ import numpy as np
 
 from evaluation.clients.behaviour import SimulatedClient, share_out
 from evaluation.clients.dispatcher import DispatcherSettings, behaviour_settings
+from evaluation.executor.messages import Register
 from evaluation.harness.config import RunConfig
 from evaluation.harness.experiment import Experiment
 from evaluation.harness.prepared import Prepared
@@ -111,11 +112,11 @@ def _jobs(
     """One job server each; its initial weights are in a file."""
     made = []
     for place, (job, cost) in enumerate(zip(prepared.jobs, prepared.costs, strict=True)):
-        weights = ""
+        weights, model = "", None
         if prepared.models is not None:
             path = folder / f"weights-{job.job}.npz"
             np.savez(path, allow_pickle=False, **prepared.models[place].weights)
-            weights = str(path)
+            weights, model = str(path), Register.of(prepared.models[place].model)
         made.append(
             JobServerSettings(
                 job=job.job,
@@ -127,6 +128,7 @@ def _jobs(
                 speed_up=config.speedup_factor,
                 job_manager=cluster.endpoint("job_manager", "jobs"),
                 executor=executor_endpoint if weights else "",
+                model=model,
                 weights=weights,
                 eval_interval=config.eval_interval,
             )

@@ -51,7 +51,7 @@ def run(
 
     try:
         runner = Runner(load_experiment(config or packaged_config()), out, typer.echo)
-        runner.prepare()
+        runner.prepare(virtual=virtual)
     except (PropiusError, EngineError) as error:
         _refuse(str(error), exit_codes.CONFIGURATION)
     try:

@@ -6,21 +6,21 @@ Not here: what is done in virtual (:mod:`evaluation.harness.virtual`) and in rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from evaluation.executor.handle import Executor
+from evaluation.harness.executors import open_executor
 from evaluation.harness.experiment import Experiment
 from evaluation.harness.live import run_live
 from evaluation.harness.prepared import Prepared, prepare
 from evaluation.harness.rounds import simulate_rounds
 from evaluation.harness.virtual import client_rows, write_rounds
+from evaluation.jobs.yaml_file import SettingsError
 from evaluation.results.writer import PolicyWriter, RunWriter
-
-if TYPE_CHECKING:
-    from evaluation.harness.executors import RunExecutor
 
 __all__ = ["Runner"]
 
@@ -35,51 +35,46 @@ class Runner:
         self.config = experiment.config
         self.prepared: list[Prepared] = []
 
-    def prepare(self) -> None:
+    def prepare(self, *, virtual: bool) -> None:
         """Read and check everything; raises PropiusError with one line."""
-        self.prepared = [prepare(self.experiment, seed) for seed in self.config.seeds]
+        config = self.config
+        if not virtual and config.trains and not (config.workers or config.executor):
+            raise SettingsError("workers: a live run needs at least one, or an executor")
+        self.prepared = [prepare(self.experiment, seed) for seed in config.seeds]
 
     def run(self, *, virtual: bool) -> None:
         """Run every policy with every seed; the folder says how it ended."""
         config = self.config
         document: dict[str, Any] = config.model_dump(mode="json")
         policies = config.policies_run()
-        with RunWriter(
-            self.out,
-            config=document,
-            policies=policies,
-            seeds=config.seeds,
-            clock="virtual" if virtual else "live",
-        ) as writer:
+        one = self._virtual if virtual else self._live
+        with (
+            RunWriter(
+                self.out,
+                config=document,
+                policies=policies,
+                seeds=config.seeds,
+                clock="virtual" if virtual else "live",
+            ) as writer,
+            open_executor(config, self.out / "logs") if config.trains else nullcontext() as trains,
+        ):
             for prepared in self.prepared:
                 for policy in policies:
                     own = writer.policy(policy, prepared.seed)
-                    with self._executor(prepared, own, alone=virtual) as executor:
-                        if virtual:
-                            self._virtual(prepared, policy, own, executor)
-                        else:
-                            self._live(prepared, policy, own, executor)
-
-    @contextmanager
-    def _executor(
-        self, prepared: Prepared, writer: PolicyWriter, *, alone: bool
-    ) -> Iterator[RunExecutor | None]:
-        """Who trains the jobs of one policy; None if nothing is trained."""
-        if prepared.models is None:
-            yield None
-            return
-        from evaluation.harness.executors import open_executor  # loads torch
-
-        with open_executor(
-            self.config, self.out / "logs", writer, in_process=alone and self.config.workers == 0
-        ) as executor:
-            for model in prepared.models:
-                executor.handle.register(model.model)
-            yield executor
+                    with trains.handle(own) if trains else nullcontext() as executor:
+                        one(prepared, policy, own, executor, trains.endpoint if trains else "")
 
     def _virtual(
-        self, prepared: Prepared, policy: str, writer: PolicyWriter, executor: RunExecutor | None
+        self,
+        prepared: Prepared,
+        policy: str,
+        writer: PolicyWriter,
+        executor: Executor | None,
+        _endpoint: str,
     ) -> None:
+        for model in prepared.models or ():
+            assert executor is not None
+            executor.register(model.model)
         rounds = simulate_rounds(
             prepared.jobs,
             prepared.clients,
@@ -94,14 +89,19 @@ class Runner:
             rounds,
             prepared.jobs,
             prepared.learning(self.config.eval_interval),
-            executor.handle if executor else None,
+            executor,
             writer,
             told=self._progress(name, len(rounds.attempts)),
         )
         writer.clients(client_rows(rounds, prepared.clients))
 
     def _live(
-        self, prepared: Prepared, policy: str, writer: PolicyWriter, executor: RunExecutor | None
+        self,
+        prepared: Prepared,
+        policy: str,
+        writer: PolicyWriter,
+        _executor: Executor | None,
+        endpoint: str,
     ) -> None:
         name = f"{policy}, seed {prepared.seed}"
         self.say(f"{name}: live, {self.config.speedup_factor:g} times faster than the devices")
@@ -110,7 +110,7 @@ class Runner:
             prepared,
             policy,
             writer,
-            executor.endpoint if executor else "",
+            endpoint,
             self.out / "logs" / f"{policy}-{prepared.seed}",
             lambda line: self.say(f"{name}: {line}"),
         )

@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.executor.handle import Executor
+from evaluation.executor.messages import Register
+from evaluation.executor.remote import RemoteExecutor
 from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.link import Answer, Ask, JobLink
@@ -66,6 +68,7 @@ class JobServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     speed_up: float
     job_manager: str
     executor: str = ""
+    model: Register | None = None
     weights: str = ""
     eval_interval: int = 10
 
@@ -113,6 +116,8 @@ class JobServer:
         link = JobLink(self.take)
         profile, settings = self.profile, self.settings
         try:
+            if self.executor and settings.model:
+                self.executor.register(settings.model.job_model())
             self._set_weights()
             self._score()
             await asyncio.sleep((settings.at_s - self.now_s()) / settings.speed_up)
@@ -390,9 +395,7 @@ def main() -> None:
     settings = msgspec.json.decode(sys.argv[1], type=JobServerSettings)
     executor: Executor | None = None
     if settings.executor:
-        from evaluation.executor.handle import RemoteExecutor
-
-        executor = RemoteExecutor(settings.executor)
+        executor = RemoteExecutor(settings.executor, name=f"job {settings.job}")
     try:
         server = JobServer(settings, executor)
         tell(Ready())

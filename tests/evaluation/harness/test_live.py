@@ -36,7 +36,7 @@ def run(folder: Path, name: str, *, virtual: bool) -> RunReader:
         path.write_text(PROFILE.format(demand=demand, cpu=cpu))
     (folder / "run.yml").write_text(CONFIG)
     runner = Runner(load_experiment(folder / "run.yml"), folder / name, print)
-    runner.prepare()
+    runner.prepare(virtual=virtual)
     runner.run(virtual=virtual)
     return RunReader(folder / name)
 

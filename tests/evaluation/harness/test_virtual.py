@@ -48,7 +48,7 @@ def write(folder: Path, config: str = CONFIG, **profile: object) -> Path:
 
 def run(path: Path, out: Path) -> dict[str, PolicyResults]:
     runner = Runner(load_experiment(path), out, lambda _line: None)
-    runner.prepare()
+    runner.prepare(virtual=True)
     runner.run(virtual=True)
     read = RunReader(out)
     assert read.state == "finished"
