@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from evaluation.executor.jobs import ExecutorError
+from evaluation.executor.jobs import STACK_CLIENTS, ExecutorError
 from propius.shell import exit_codes
 
 __all__ = ["LocalExecutor"]
@@ -35,9 +35,18 @@ class LocalExecutor:
     broker does not start.
     """
 
-    def __init__(self, workers: int, logs: Path, *, device: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        workers: int,
+        logs: Path,
+        *,
+        device: str = "auto",
+        threads: int = 1,
+        stack_clients: int = STACK_CLIENTS,
+    ) -> None:
         self.endpoint = ""
         self._count, self._logs, self._device, self._threads = workers, logs, device, threads
+        self._stack_clients = stack_clients
         self._broker: subprocess.Popen[str] | None = None
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._restarts = dict.fromkeys(range(workers), 0)
@@ -47,7 +56,8 @@ class LocalExecutor:
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
-            broker = self._start("executor", ["broker_command", "--port", "0"])
+            options = ["--port", "0", "--stack-clients", str(self._stack_clients)]
+            broker = self._start("executor", ["broker_command", *options])
             self._broker = broker
             assert broker.stdout is not None
             line = broker.stdout.readline()

@@ -85,7 +85,6 @@ class RemoteExecutor:
         self._failure = ""  # why nothing can be asked any more
         self._attached = self._closing = False
         self._heard_s = self._due_s = 0.0
-        self._context = zmq.Context()
         self._wake = Wake()
         self._thread = threading.Thread(target=self._run, name="executor-handle", daemon=True)
         self._thread.start()
@@ -149,7 +148,6 @@ class RemoteExecutor:
         self._thread.join(CLOSE_S)
         for pending in list(self._pending.values()):
             pending.future.cancel()
-        self._context.destroy(linger=LINGER_MS)
         self._wake.close()
 
     def _ask(self, number: int, frames: Frames, clients: tuple[int, ...] = ()) -> Future[Any]:
@@ -176,7 +174,11 @@ class RemoteExecutor:
     # --- talking, in its own thread --------------------------------------------------------------
 
     def _run(self) -> None:
-        dealer = self._context.socket(zmq.DEALER)
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            self._talk(dealer)
+
+    def _talk(self, dealer: zmq.Socket[bytes]) -> None:
+        dealer.linger = LINGER_MS
         dealer.immediate = True
         dealer.maxmsgsize = FRAME_BYTES_MAX
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000

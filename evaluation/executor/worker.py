@@ -77,14 +77,12 @@ class Worker:
         name: str = "",
         device: str = "cpu",
         free_bytes: Callable[[], int] = lambda: 0,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.is_training = False
         """Whether a task was still going on when the worker stopped."""
         self._endpoint, self._make_trainer, self._free_bytes = endpoint, trainer, free_bytes
         self._hello = m.Hello(self.name, secrets.randbits(62), torch, device, 0)
-        self._context = context or zmq.Context.instance()
         self._wake = Wake()
         self._stop = threading.Event()
         self._tasks: queue.Queue[Work | m.Register | m.Forget | None] = queue.Queue()
@@ -102,28 +100,31 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped; raises :class:`WorkerError` if the broker refuses this worker."""
-        dealer = self._context.socket(zmq.DEALER)
+        thread = threading.Thread(target=self._work, name="trainer", daemon=True)
+        thread.start()
+        try:
+            with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+                self._talk(dealer)
+        finally:
+            self._stop.set()
+            self._tasks.put(None)
+            thread.join(TRAINER_STOP_S)
+            self.is_training = thread.is_alive()
+            if not self.is_training:
+                self._wake.close()
+
+    # --- talking -----------------------------------------------------------------------------
+
+    def _talk(self, dealer: zmq.Socket[bytes]) -> None:
         dealer.linger = LINGER_MS
         dealer.immediate = True  # nothing is kept for a broker that is not there
         dealer.maxmsgsize = FRAME_BYTES_MAX
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
         dealer.connect(self._endpoint)
-        thread = threading.Thread(target=self._work, name="trainer", daemon=True)
-        thread.start()
-        try:
-            self._say_hello(dealer)
-            while not self._stop.is_set():
-                self._turn(dealer)
-            self._send(dealer, m.encode(m.Leave()))
-        finally:
-            self._stop.set()
-            self._tasks.put(None)
-            dealer.close()
-            thread.join(TRAINER_STOP_S)
-            self.is_training = thread.is_alive()
-            self._wake.close()
-
-    # --- talking -----------------------------------------------------------------------------
+        self._say_hello(dealer)
+        while not self._stop.is_set():
+            self._turn(dealer)
+        self._send(dealer, m.encode(m.Leave()))
 
     def _turn(self, dealer: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
