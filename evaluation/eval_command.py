@@ -19,9 +19,5 @@ app = typer.Typer(
     add_completion=False,
     help="Compare policies on jobs that really train, on simulated devices.",
 )
-app.command()(run)
-app.command()(report)
-app.command()(executor)
-app.command()(worker)
-app.command()(executor)
-app.command()(worker)
+for command in (run, report, executor, worker):
+    app.command()(command)

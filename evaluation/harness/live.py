@@ -38,7 +38,8 @@ from propius.cli.cluster import Cluster
 
 __all__ = ["run_live"]
 
-READY_TIMEOUT_S: Final = 90.0
+READY_TIMEOUT_S: Final = 600.0
+"""Workers load all data before the start."""
 HEAR_S: Final = 0.25
 BEGIN_AFTER_NS: Final = 500_000_000
 CLIENTS_EVERY_S: Final = 10.0
@@ -80,10 +81,13 @@ def run_live(
                     tasks_per_session=config.tasks_per_session,
                 ),
             )
-        processes.wait_ready(READY_TIMEOUT_S)
+        early = processes.wait_ready(READY_TIMEOUT_S)
         start_ns = monotonic_ns() + BEGIN_AFTER_NS
         processes.begin(start_ns)
-        _Watch(prepared, config, writer, start_ns, told).until_over(processes)
+        watch = _Watch(prepared, config, writer, start_ns, told)
+        for line in early:
+            watch.take(line)
+        watch.until_over(processes)
 
 
 def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str, object]]:
@@ -160,7 +164,7 @@ class _Watch:
         while self._open:
             told = processes.hear(HEAR_S)
             if told is not None:
-                self._take(told)
+                self.take(told)
                 continue
             processes.check()
             if monotonic() > deadline_s:
@@ -178,16 +182,17 @@ class _Watch:
         servers = [each for each in processes.all if each.name.startswith("job-")]
         while any(each.popen.poll() is None for each in servers) and monotonic() < deadline_s:
             if (told := processes.hear(HEAR_S)) is not None:
-                self._take(told)
+                self.take(told)
         processes.check()
         processes.stop()
         while (told := processes.hear(0.1)) is not None:
-            self._take(told)
+            self.take(told)
         self._write_clients()
         if self._paced:
             self._told(f"training, not the devices, set the pace of {self._paced} attempts")
 
-    def _take(self, told: Told) -> None:
+    def take(self, told: Told) -> None:
+        """Write what a process said."""
         match told:
             case Attempted(row):
                 self._writer.round(row)

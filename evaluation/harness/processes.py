@@ -88,20 +88,28 @@ class Processes:
             process.popen.stdin.write(f"{start_ns}\n")
             process.popen.stdin.flush()
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Wait until every process has said so; raises LiveError with what is missing."""
+    def wait_ready(self, timeout_s: float) -> list[Told]:
+        """Wait until every process has said so; returns what else they said meanwhile.
+
+        Raises LiveError with what is missing.
+        """
+        early: list[Told] = []
         deadline_s = monotonic() + timeout_s
         waiting = len(self.all)
         while waiting:
             told = self.hear(POLL_S)
-            waiting -= isinstance(told, Ready)
-            if told is None:
+            if isinstance(told, Ready):
+                waiting -= 1
+            elif told is not None:
+                early.append(told)
+            else:
                 self.check()
                 if monotonic() > deadline_s:
                     raise LiveError(
                         f"{waiting} of {len(self.all)} processes are not ready after "
                         f"{timeout_s:g} s; logs in {self._logs}"
                     )
+        return early
 
     def hear(self, timeout_s: float) -> Told | None:
         """What any process says next, or None if nothing in time; raises LiveError."""

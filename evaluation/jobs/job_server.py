@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from time import monotonic_ns
@@ -47,6 +47,8 @@ LEASE_SLACK_S: Final = 30.0
 """Real time that a lease lasts beyond the phases of its round."""
 TOGETHER_MAX: Final = 64
 """Clients of one call to the executor."""
+WARM_UP_CLIENTS: Final = 64
+"""Several stacks, so that several workers warm up."""
 WATCH_MAX_S: Final = 5.0
 WATCH_LATE_S: Final = 0.5
 PACE_S: Final = 0.2
@@ -110,16 +112,26 @@ class JobServer:
 
     # --- the job's life --------------------------------------------------------------------------
 
+    async def warm_up(self) -> None:
+        """Have the workers load model and data, and test the initial weights, before the start.
+
+        A step of training, whose result nobody uses, makes them load the rest of torch.
+        """
+        model, job = self.settings.model, self.settings.job
+        if self.executor and model:
+            self.executor.register(model.job_model())
+            self._set_weights()
+            clients = range(min(model.partition_clients, WARM_UP_CLIENTS))
+            hyper = replace(self.learning.hyper(), steps=1)
+            await asyncio.wrap_future(self.executor.train(job, 0, 0, clients, hyper))
+            await self._tell_score(0, self.settings.at_s)
+
     async def run(self, start_ns: int) -> None:
         """Arrive, train all rounds, complete."""
         self.start_ns = start_ns
         link = JobLink(self.take)
         profile, settings = self.profile, self.settings
         try:
-            if self.executor and settings.model:
-                self.executor.register(settings.model.job_model())
-            self._set_weights()
-            self._score()
             await asyncio.sleep((settings.at_s - self.now_s()) / settings.speed_up)
             async with AsyncJob(
                 settings.job_manager,
@@ -169,7 +181,7 @@ class JobServer:
             return
         self.rounds_done, self.tries = self.rounds_done + 1, 0
         if self.executor and self.learning.wants_score:
-            self._score(ended_s)
+            self._spawn(self._tell_score(self.learning.version, ended_s))  # nobody waits for it
 
     async def _watch(self, job: AsyncJob, number: int) -> RoundStatus:
         """Wait for the attempt's end, and end it when a phase takes too long."""
@@ -275,12 +287,6 @@ class JobServer:
             self.executor.set_weights(
                 self.settings.job, self.learning.version, self.learning.weights
             )
-
-    def _score(self, time_s: float | None = None) -> None:
-        """Test this version; the next round does not wait for it."""
-        if self.executor:
-            at_s = self.settings.at_s if time_s is None else time_s
-            self._spawn(self._tell_score(self.learning.version, at_s))
 
     async def _tell_score(self, version: int, time_s: float) -> None:
         assert self.executor is not None
@@ -390,6 +396,12 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         return {name: file[name] for name in file.files}
 
 
+async def _serve(server: JobServer) -> None:
+    await server.warm_up()
+    tell(Ready())
+    await server.run(int(await asyncio.to_thread(sys.stdin.readline)))
+
+
 def main() -> None:
     """Run the job to its end; what ends it early is one line and exit code 1."""
     settings = msgspec.json.decode(sys.argv[1], type=JobServerSettings)
@@ -397,9 +409,7 @@ def main() -> None:
     if settings.executor:
         executor = RemoteExecutor(settings.executor, name=f"job {settings.job}")
     try:
-        server = JobServer(settings, executor)
-        tell(Ready())
-        asyncio.run(server.run(int(sys.stdin.readline())))
+        asyncio.run(_serve(JobServer(settings, executor)))
     except PropiusError as error:
         complain(f"job {settings.job}: {error}")
         sys.exit(1)
