@@ -62,6 +62,7 @@ class Unit:
     request: Request
     clients: tuple[int, ...]
     tries: int = 0
+    failed_at: set[bytes] = field(default_factory=set)  # workers
 
     @property
     def work(self) -> float:
@@ -211,6 +212,7 @@ class Placement:
             worker.unfit.add(number)
         else:
             unit.tries += 1
+            unit.failed_at.add(key)
         _put_back(placed, [unit])
         if unit.tries >= TRIES_MAX:
             return f"{unit.tries} workers failed at it"
@@ -246,6 +248,8 @@ class Placement:
         waiting.sort(key=lambda job: (job.used_s + job.running * job.unit_s, job.number))
         for job in waiting:
             unit = job.waiting[0]
+            if worker.key in unit.failed_at and not self.workers.keys() <= unit.failed_at:
+                continue
             clients = self._clients_at_once(job, unit, worker)
             if clients == 0 or self._faster_ones_suffice(job, unit, worker, now_ns):
                 continue

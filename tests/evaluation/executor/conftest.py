@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+import zmq
 from numpy.typing import NDArray
 
 from evaluation.aggregators import Update
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import pack, pack_stack, unpack, unpack_stack
+from evaluation.executor.arrays import pack, pack_stack
 from evaluation.executor.broker import BrokerCore, BrokerSettings
 from evaluation.executor.handle import RemoteExecutor
 from evaluation.executor.jobs import JobModel, PartitionSpec
@@ -192,19 +193,19 @@ class Site:
 
 
 @contextmanager
-def open_site(settings: BrokerSettings) -> Iterator[Site]:
+def open_site(settings: BrokerSettings, endpoint: str = "tcp://127.0.0.1:0") -> Iterator[Site]:
     endpoints: queue.Queue[str] = queue.Queue()
     shutdowns: queue.Queue[Shutdown] = queue.Queue()
     log = structlog.wrap_logger(structlog.PrintLogger(), processors=[_drop])
     thread = threading.Thread(
         target=serve,
-        args=("tcp://127.0.0.1:0", settings),
+        args=(endpoint, settings),
         kwargs={"on_open": endpoints.put, "on_start": shutdowns.put, "log": log},
     )
     thread.start()
-    with ExitStack() as stack:
-        stack.callback(thread.join, 10)
-        stack.callback(shutdowns.get(timeout=10).request)
+    with ExitStack() as broker, ExitStack() as stack:
+        broker.callback(thread.join, 10)
+        broker.callback(shutdowns.get(timeout=10).request)
         yield Site(endpoints.get(timeout=10), stack)
 
 
@@ -220,8 +221,50 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def unpacked() -> Callable[..., Any]:
-    """How the arrays of a message are read."""
-    return lambda message, arrays, count=0: (
-        unpack_stack(message.arrays, arrays, count) if count else unpack(message.arrays, arrays)
-    )
+def sites() -> Iterator[Callable[..., Site]]:
+    """Real brokers; ``after`` ends one and starts the next at its address."""
+    with ExitStack() as stack:
+        ends: dict[str, ExitStack] = {}
+
+        def start(after: Site | None = None) -> Site:
+            endpoint = "tcp://127.0.0.1:0"
+            handles = ExitStack()
+            if after is not None:
+                endpoint = after.endpoint
+                handles = after.stack.pop_all()  # they outlive their broker
+                ends[endpoint].close()
+            own = stack.enter_context(ExitStack())
+            site = own.enter_context(open_site(BrokerSettings(beat_s=0.1, lost_s=1.0), endpoint))
+            site.stack.push(handles)
+            ends[site.endpoint] = own
+            return site
+
+        yield start
+
+
+@pytest.fixture
+def handle_to_nobody() -> Iterator[RemoteExecutor]:
+    """A handle at whose address nobody listens."""
+    with zmq.Context() as context, context.socket(zmq.PAIR) as taken:
+        port = taken.bind_to_random_port("tcp://127.0.0.1")
+    executor = RemoteExecutor(f"tcp://127.0.0.1:{port}", silent_s=0.3)
+    yield executor
+    executor.close()
+
+
+@pytest.fixture
+def fake() -> type[FakeTrainer]:
+    """Trainers that train nothing."""
+    return FakeTrainer
+
+
+@pytest.fixture
+def job() -> JobModel:
+    """A job."""
+    return JOB
+
+
+@pytest.fixture
+def weights() -> dict[str, NDArray[Any]]:
+    """Its weights."""
+    return dict(WEIGHTS)
