@@ -3,12 +3,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench dst clean FORCE
+.PHONY: help setup demo eval test check bench dst clean FORCE
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
-EXTRAS := daemons,evaluation
+EXTRAS := daemons,evaluation,training
 
 # Passed on to the tool behind the command, as in `make test ARGS="-k lease"`.
 ARGS ?=
@@ -35,6 +35,11 @@ setup: $(VENV)/.core ## set up .venv and build the Rust core; repeats only what 
 
 demo: setup ## run three FL jobs on 300 simulated devices (ARGS="--policy fifo --seed 7")
 	$(BIN)/propius demo $(ARGS)
+
+eval: setup ## compare policies on 4 jobs that train on 200 simulated devices, in a few minutes
+	rm -rf out/eval
+	$(BIN)/propius eval run evaluation/profiles/small/comparison.yml --virtual --out out/eval $(ARGS)
+	$(BIN)/propius eval report out/eval
 
 test: setup ## run the tests (ARGS="-k lease", WORKERS=0 for one process)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -216,4 +216,14 @@ def simulate(
     plan_gap_s: float = 0.02,
     tasks_max: int | None = 1,
     progress: Callable[[int], bool | None] | None = None,
-) -> dict[str, Any]: ...
+    dispatch_s: float = 2.0,
+    as_daemons: bool = False,
+    record: bool = False,
+) -> dict[str, Any]:
+    """Run one policy with one seed.
+
+    With ``record`` the result has, beside the figures, ``record``: a list of attempts at rounds,
+    (job, round, attempt, (opened_s, filled_s or None, ended_s), (allocated, completed, failed),
+    succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, "counted" | "late" |
+    "gone"); a session is numbered by its row in the trace plus the rows of the replays before.
+    """

@@ -47,11 +47,12 @@ class Link:
     name: str
     side: Literal["bind", "dial"]
     outside: bool  # strangers reach it: small messages, small queues, nothing trusted
+    frame_bytes_max: int = 0  # of one frame; 0: what messages of the daemons may have
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Put these two frames on the link, for this peer (b"" on a dialling link)."""
+    """Put these frames on the link, for this peer (b"" on a dialling link)."""
 
     link: str
     peer: bytes

@@ -291,7 +291,9 @@ def open_socket(
 
 def _set_options(socket: zmq.Socket[bytes], link: Link) -> None:
     socket.linger = 0
-    socket.maxmsgsize = PAYLOAD_BYTES_MAX if link.outside else INSIDE_PAYLOAD_BYTES_MAX
+    socket.maxmsgsize = link.frame_bytes_max or (
+        PAYLOAD_BYTES_MAX if link.outside else INSIDE_PAYLOAD_BYTES_MAX
+    )
     socket.handshake_ivl = 5_000
     socket.heartbeat_ivl = 5_000
     socket.heartbeat_timeout = 15_000

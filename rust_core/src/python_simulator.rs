@@ -15,8 +15,8 @@ use crate::python::{EngineError, PolicyError};
 use crate::python_policy;
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
-    self, CLASSES, JobKind, JobResult, RunResult, Session, SimulatedJob, SimulationError,
-    SimulatorConfig, Trace,
+    self, CLASSES, JobKind, JobResult, Record, RunResult, Session, SimulatedJob, SimulationError,
+    SimulatorConfig, TaskEnd, Timeouts, Trace,
 };
 
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
@@ -130,10 +130,11 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
-    tasks_max=Some(1), progress=None),
+    tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
-        tasks_max=1, progress=None)")]
+        tasks_max=1, progress=None, dispatch_s=2.0, \
+        as_daemons=False, record=False)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -151,6 +152,9 @@ pub(crate) fn simulate(
     plan_gap_s: f64,
     tasks_max: Option<u32>,
     progress: Option<Py<PyAny>>,
+    dispatch_s: f64,
+    as_daemons: bool,
+    record: bool,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
         .iter()
@@ -180,6 +184,9 @@ pub(crate) fn simulate(
                 replan_s,
                 plan_gap_s,
                 tasks_max,
+                dispatch_s,
+                as_daemons,
+                record,
                 ..SimulatorConfig::new(&policy)
             };
             let rule = find_rule(py, &policy)?;
@@ -271,6 +278,7 @@ fn reference_config(
 fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
     let wrong = |what: String| JobsError::new_err(format!("job {number}: {what}"));
     let mut job = SimulatedJob::new(f64::NAN, 0, 0, 0.0);
+    let mut timeouts = (None, None);
     let mut missing = vec!["start_s", "participants", "rounds", "requirement"];
     for (key, value) in dict.iter() {
         let key: String = key.extract()?;
@@ -288,6 +296,8 @@ fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
             "communication" => job.communication = value.extract().map_err(bad)?,
             "buffer" => job.buffer = value.extract().map_err(bad)?,
             "staleness" => job.staleness = value.extract().map_err(bad)?,
+            "scheduling_timeout_s" => timeouts.0 = Some(value.extract().map_err(bad)?),
+            "response_timeout_s" => timeouts.1 = Some(value.extract().map_err(bad)?),
             "kind" => {
                 let name: String = value.extract().map_err(bad)?;
                 let unknown = || wrong(format!("kind is {name:?}, known are sync, refill, async"));
@@ -296,6 +306,11 @@ fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
             _ => return Err(wrong(format!("unknown field {key:?}"))),
         }
     }
+    job.timeouts = match timeouts {
+        (None, None) => None,
+        (Some(scheduling_s), Some(response_s)) => Some(Timeouts { scheduling_s, response_s }),
+        _ => return Err(wrong("both time-outs are needed, or none".to_owned())),
+    };
     match missing.first() {
         None => Ok(job),
         Some(name) => Err(wrong(format!("{name} is missing"))),
@@ -348,7 +363,36 @@ fn to_dict<'py>(py: Python<'py>, result: &RunResult) -> PyResult<Bound<'py, PyDi
     let per_job: Vec<Bound<'py, PyDict>> =
         result.jobs.iter().map(|job| job_dict(py, job)).collect::<PyResult<_>>()?;
     dict.set_item("per_job", per_job)?;
+    if let Some(record) = &result.record {
+        set_record(&dict, record)?;
+    }
     Ok(dict)
+}
+
+/// Rounds and tasks as tuples, in the order of the fields of the stub's docstring.
+fn set_record(dict: &Bound<'_, PyDict>, record: &Record) -> PyResult<()> {
+    let rounds: Vec<_> = record
+        .rounds
+        .iter()
+        .map(|it| {
+            let when = (it.opened_s, it.filled_s, it.ended_s);
+            let counts = (it.allocated, it.completed, it.failed);
+            (it.job, it.round, it.attempt, when, counts, it.is_success)
+        })
+        .collect();
+    let tasks: Vec<_> = record
+        .tasks
+        .iter()
+        .map(|it| {
+            let end = match it.end {
+                TaskEnd::Gone => "gone",
+                TaskEnd::Late => "late",
+                TaskEnd::Counted => "counted",
+            };
+            (it.session, it.job, it.attempt, it.start_s, it.end_s, end)
+        })
+        .collect();
+    dict.set_item("record", (rounds, tasks))
 }
 
 fn job_dict<'py>(py: Python<'py>, job: &JobResult) -> PyResult<Bound<'py, PyDict>> {

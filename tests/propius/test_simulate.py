@@ -257,3 +257,52 @@ def test_each_rule_of_the_reference_can_be_switched() -> None:
         )
         assert result["finished"] == 8
         assert count == 0 or result["ineligible"] == 0
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def test_a_record_changes_nothing_and_adds_up_to_the_figures() -> None:
+    """The result beside it is the same; attempts and tasks are those that were counted."""
+    plain = simulate(busy_trace(), job_list(), policy="irs")
+    result = simulate(busy_trace(), job_list(), policy="irs", record=True)
+    rounds, tasks = result.pop("record")
+    assert result == plain
+    assert sum(succeeded for *_, succeeded in rounds) == result["rounds"]
+    assert len(rounds) == result["rounds"] + result["aborts"]
+    ends = [how for *_, how in tasks]
+    assert ends.count("gone") == result["failed"]
+    assert ends.count("late") == result["late"]
+    assert len(ends) == result["completed"] + result["failed"]
+    for job, _round, attempt, times, (_allocated, completed, failed), _succeeded in rounds:
+        own = [how for _, at, number, _, end_s, how in tasks if (at, number) == (job, attempt)
+               and end_s <= times[2]]  # fmt: skip
+        assert (own.count("counted"), own.count("gone")) == (completed, failed)
+
+
+def test_both_phases_of_a_round_have_their_own_time_out() -> None:
+    """Not filled in time, too few reports after the fill: each ends an attempt, to the second."""
+    job = {key: value for key, value in JOB.items() if key != "deadline_s"}
+    slow = job | {"scheduling_timeout_s": 30.0, "response_timeout_s": 1e6, "participants": 4}
+    quick = job | {"scheduling_timeout_s": 1e6, "response_timeout_s": 5.0, "workload": 400.0}
+    for wanted, expected in ((slow, 30.0), (quick, 5.0)):
+        result = simulate(busy_trace(400), [wanted], policy="fifo", record=True, repeat=1)
+        aborted = [times for *_, times, _, succeeded in result["record"][0] if not succeeded]
+        assert aborted
+        for opened_s, filled_s, ended_s in aborted:
+            from_s = opened_s if wanted is slow else filled_s
+            assert ended_s - from_s == pytest.approx(expected)
+            assert (filled_s is None) == (wanted is slow)
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        ({"scheduling_timeout_s": 1.0}, "both time-outs are needed, or none"),
+        ({"scheduling_timeout_s": 1.0, "response_timeout_s": 0.0}, "times above 0, of a sync job"),
+    ],
+)
+def test_half_a_pair_of_time_outs_is_refused(change: dict[str, float], says: str) -> None:
+    """The job is named."""
+    with pytest.raises(JobsError, match=f"job 1: .*{says}"):
+        simulate(busy_trace(50), [JOB | change], policy="fifo")

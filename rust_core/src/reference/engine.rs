@@ -168,7 +168,7 @@ impl<'a, S: Scheduler> Engine<'a, S> {
         self.tally.running = self.tally.dispatched - self.tally.completed - self.tally.failed;
         let jobs = self.jobs.into_iter().map(|job| job.result).collect();
         let repeats = (played + u32::from(row > 0)).min(self.repeat);
-        Some(RunResult { jobs, tally: self.tally, end_s: now_s.min(end_s), repeats })
+        Some(RunResult { jobs, tally: self.tally, end_s: now_s.min(end_s), repeats, record: None })
     }
 
     fn start_session(&mut self, now_s: f64, row: usize, offset_s: f64) {

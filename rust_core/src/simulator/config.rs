@@ -29,6 +29,11 @@ pub struct SimulatorConfig {
     pub tasks_max: Option<u32>,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
+    /// Numbers jobs from 1 and gives the policy the seed as it is, as the daemons do, so that a
+    /// policy that draws at random draws the same as theirs.
+    pub as_daemons: bool,
+    /// Remembers every attempt at a round and every task: [`super::RunResult::record`].
+    pub record: bool,
     /// Re-computes every invariant of the matchers after each plan; slow, for tests.
     pub check: bool,
 }
@@ -48,6 +53,8 @@ impl SimulatorConfig {
             dispatch_s: 2.0,
             tasks_max: Some(1),
             supply_bucket_s: 60.0,
+            as_daemons: false,
+            record: false,
             check: false,
         }
     }

@@ -18,11 +18,12 @@
 //!   the order in which they were scheduled, and then the sessions that begin, in the order of the
 //!   trace.
 
+use super::record::TaskLog;
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::specs::Specs;
 use super::{
-    CLASSES, Calendar, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig, Tally,
-    Trace,
+    CLASSES, Calendar, Record, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig,
+    Tally, TaskEnd, Trace,
 };
 use crate::matcher::{
     Kind, Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Visitor,
@@ -65,11 +66,13 @@ pub fn run_with_rule(
     config.check()?;
     let mut driver = Driver::new(trace, jobs, config, rule)?;
     let (end_ns, repeats) = driver.play(progress)?;
+    let record = driver.take_record();
     let mut result = RunResult {
         jobs: driver.jobs.into_iter().map(|job| job.result).collect(),
         tally: driver.tally,
         end_s: to_s(end_ns),
         repeats,
+        record,
     };
     result.set_fair_jcts(jobs, trace, driver.period_s);
     Ok(result)
@@ -159,6 +162,8 @@ struct Driver<'a> {
     period_s: f64,
     jobs: Vec<JobBook>,
     unfinished: usize,
+    /// The id of the first job of the list.
+    first_job: Job,
     matchers: Vec<Matcher>,
     planner: Planner,
     specs: Specs,
@@ -175,6 +180,7 @@ struct Driver<'a> {
     plan_scheduled: bool,
     next_plan_ns: u64,
     tally: Tally,
+    log: Option<TaskLog>,
 }
 
 impl<'a> Driver<'a> {
@@ -186,7 +192,7 @@ impl<'a> Driver<'a> {
     ) -> Result<Self> {
         let specs = Specs::new(trace);
         let mut planner_config = PlannerConfig {
-            seed: draw(config.seed, 0x706c_616e, 0),
+            seed: if config.as_daemons { config.seed } else { draw(config.seed, 0x706c_616e, 0) },
             ..PlannerConfig::new(&config.policy, specs.dimensions)
         };
         for (name, value) in &config.policy_options {
@@ -218,8 +224,9 @@ impl<'a> Driver<'a> {
             trace,
             config,
             period_s: config.period_s.unwrap_or_else(|| trace.period_s()),
-            jobs: jobs.iter().map(JobBook::new).collect(),
+            jobs: jobs.iter().map(|job| JobBook::new(job, config.record)).collect(),
             unfinished: jobs.len(),
+            first_job: Job::from(config.as_daemons),
             matchers,
             planner,
             specs,
@@ -233,6 +240,7 @@ impl<'a> Driver<'a> {
             plan_scheduled: false,
             next_plan_ns: 0,
             tally: Tally::default(),
+            log: config.record.then(TaskLog::default),
         })
     }
 
@@ -281,6 +289,20 @@ impl<'a> Driver<'a> {
         Ok((now_ns, (played + u32::from(row > 0)).min(self.config.repeat)))
     }
 
+    /// What was remembered of the run, if the caller wanted it.
+    fn take_record(&mut self) -> Option<Record> {
+        let tasks = self.log.take()?.into_tasks();
+        let jobs = self.jobs.iter_mut().zip(0..);
+        let rounds = jobs.flat_map(|(book, job)| book.take_record(job)).collect();
+        Some(Record { rounds, tasks })
+    }
+
+    fn log_end(&mut self, now_ns: u64, visit: u32, task: (u32, u32), end: TaskEnd) {
+        if let Some(log) = &mut self.log {
+            log.end(now_ns, visit, self.visits.get(visit).number, task, end);
+        }
+    }
+
     fn rounds_done(&self) -> u64 {
         self.jobs.iter().map(|job| u64::from(job.result.rounds)).sum()
     }
@@ -306,9 +328,10 @@ impl<'a> Driver<'a> {
             last_ns: self.visits.check_in(visit, now_ns),
             hold_until_ns: here.end_ns,
         };
+        let first_job = self.first_job;
         let Self { matchers, jobs, tally, seq, .. } = self;
         let grant = |key: RoundKey| {
-            let job = usize::try_from(key.job).expect("jobs are numbered by u32");
+            let job = job_of(key, first_job) as usize;
             let is_granted = jobs[job].grant(now_ns, key.round, tally);
             is_granted.then(|| {
                 *seq += 1;
@@ -318,7 +341,7 @@ impl<'a> Driver<'a> {
         match matchers[manager].serve(now_ns, &visitor, grant)? {
             Served::Assigned(key) => {
                 self.tally.offers += 1;
-                self.start_task(now_ns, job_of(key), visit);
+                self.start_task(now_ns, job_of(key, first_job), visit);
             }
             Served::Refused => {
                 self.tally.offers += 1;
@@ -358,7 +381,7 @@ impl<'a> Driver<'a> {
             if !matcher.accept(now_ns, device, *key) {
                 break;
             }
-            let job = job_of(*key);
+            let job = job_of(*key, self.first_job);
             if self.jobs[job as usize].grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
                 matcher.assigned(device, self.seq);
@@ -396,6 +419,12 @@ impl<'a> Driver<'a> {
             self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
         let is_full = book.is_full();
+        if let Some(log) = &mut self.log {
+            log.start(now_ns, visit);
+        }
+        if let Some(deadline_ns) = book.deadline_ns().filter(|_| book.was_just_filled(now_ns)) {
+            self.heap.push(deadline_ns, Event::Deadline { job, round: stamp });
+        }
         let outcome = book.end_if_enough(now_ns, &mut self.tally);
         self.note(job, outcome);
         self.touch(job);
@@ -412,12 +441,17 @@ impl<'a> Driver<'a> {
             }
             Event::TaskDone { job, stamp, visit } => {
                 self.tally.completed += 1;
+                let late = self.tally.late;
                 let outcome = self.jobs[job as usize].report(now_ns, stamp, &mut self.tally);
+                let is_late = self.tally.late > late;
+                let end = if is_late { TaskEnd::Late } else { TaskEnd::Counted };
+                self.log_end(now_ns, visit, (job, stamp), end);
                 self.note(job, outcome);
                 self.come_back(now_ns, visit)?;
             }
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
+                self.log_end(now_ns, visit, (job, stamp), TaskEnd::Gone);
                 self.visits.remove(visit);
                 let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
@@ -443,7 +477,7 @@ impl<'a> Driver<'a> {
             demand_estimate: u64::from(spec.participants),
             rounds_estimate: u64::from(spec.rounds),
         };
-        self.planner.put_job(Job::from(job), registration)?;
+        self.planner.put_job(self.first_job + Job::from(job), registration)?;
         self.open(job);
         Ok(())
     }
@@ -452,7 +486,7 @@ impl<'a> Driver<'a> {
     fn open(&mut self, job: u32) {
         let book = &self.jobs[job as usize];
         if let Some(deadline_ns) = book.deadline_ns() {
-            let round = book.key(Job::from(job)).round;
+            let round = book.key(self.first_job + Job::from(job)).round;
             self.heap.push(deadline_ns, Event::Deadline { job, round });
         }
         self.touch(job);
@@ -470,7 +504,7 @@ impl<'a> Driver<'a> {
             Outcome::Over => {
                 if self.jobs[job as usize].is_done() {
                     self.unfinished -= 1;
-                    self.planner.remove_job(Job::from(job));
+                    self.planner.remove_job(self.first_job + Job::from(job));
                     self.plan_wanted = true;
                 } else {
                     self.open(job);
@@ -507,7 +541,7 @@ impl<'a> Driver<'a> {
         self.tally.plans += 1;
         let rounds = plan.groups.iter().flat_map(|group| &group.rounds);
         for round in rounds.filter(|round| round.tier.is_some()) {
-            let job = usize::try_from(round.key.job).expect("jobs are numbered by u32");
+            let job = job_of(round.key, self.first_job) as usize;
             self.jobs[job].mark_tiered();
         }
         for manager in 0..self.matchers.len() {
@@ -541,7 +575,7 @@ impl<'a> Driver<'a> {
         for job in changed.drain(..) {
             let book = &self.jobs[job as usize];
             if book.is_active() {
-                let key = book.key(Job::from(job));
+                let key = book.key(self.first_job + Job::from(job));
                 let (demand, allocated) = (book.spec().participants, book.allocated());
                 self.planner.open_round(key, demand, allocated, book.opened_ns())?;
                 self.planner.set_history(key.job, book.history())?;
@@ -600,8 +634,9 @@ fn update_for(plan: &Plan, manager: Manager, seq: u64) -> Result<PlanUpdate> {
     })
 }
 
-fn job_of(key: RoundKey) -> u32 {
-    u32::try_from(key.job).expect("jobs are numbered by u32")
+/// The place in the list of the job of this round.
+fn job_of(key: RoundKey, first_job: Job) -> u32 {
+    u32::try_from(key.job - first_job).expect("jobs are numbered by u32")
 }
 
 fn unit(random: &mut SplitMix64) -> f64 {

@@ -30,6 +30,15 @@ impl JobKind {
     }
 }
 
+/// How long the two phases of a round may take, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeouts {
+    /// From the opening until all slots are held for the first time.
+    pub scheduling_s: f64,
+    /// From there until enough devices have reported.
+    pub response_s: f64,
+}
+
 /// One job of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedJob {
@@ -55,6 +64,8 @@ pub struct SimulatedJob {
     pub buffer: Option<u32>,
     /// Asynchronous jobs: results of a round that began more than so many rounds ago are late.
     pub staleness: Option<u32>,
+    /// Synchronous jobs: what takes the place of `deadline_s`.
+    pub timeouts: Option<Timeouts>,
 }
 
 impl SimulatedJob {
@@ -72,6 +83,7 @@ impl SimulatedJob {
             kind: JobKind::Sync,
             buffer: None,
             staleness: None,
+            timeouts: None,
         }
     }
 
@@ -103,7 +115,12 @@ impl SimulatedJob {
             let value = self.min_response;
             return Err(format!("min_response is {value}, expected above 0 and at most 1"));
         }
-        if self.kind == JobKind::Sync && self.deadline_s == 0.0 {
+        if let Some(Timeouts { scheduling_s, response_s }) = self.timeouts {
+            let is_time = |value: f64| value.is_finite() && value > 0.0;
+            if self.kind != JobKind::Sync || !is_time(scheduling_s) || !is_time(response_s) {
+                return Err("time-outs are times above 0, of a sync job".to_owned());
+            }
+        } else if self.kind == JobKind::Sync && self.deadline_s == 0.0 {
             return Err("deadline_s is 0, but a sync job needs one (refill has none)".to_owned());
         }
         if self.buffer == Some(0) {

@@ -7,6 +7,7 @@ mod config;
 mod driver;
 mod heap;
 mod jobs;
+mod record;
 mod results;
 mod rounds;
 mod specs;
@@ -20,7 +21,8 @@ pub use config::SimulatorConfig;
 pub use driver::{run, run_with_rule};
 pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
-pub use jobs::{JobKind, SimulatedJob};
+pub use jobs::{JobKind, SimulatedJob, Timeouts};
+pub use record::{Record, RoundRecord, TaskEnd, TaskRecord};
 pub use results::{JobResult, Mean, RunResult, Tally, solo_jct_s};
 pub use trace::{CLASSES, COLUMNS, Session, Signature, Trace};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{SimulatedJob, Trace};
+use super::{Record, SimulatedJob, Trace};
 
 /// How one job fared.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,6 +92,8 @@ pub struct RunResult {
     pub end_s: f64,
     /// How often the trace was played, the last time perhaps in part.
     pub repeats: u32,
+    /// Every attempt and every task, if the caller wanted to know them.
+    pub record: Option<Record>,
 }
 
 impl RunResult {

@@ -8,7 +8,7 @@
 //! An asynchronous job has one round in this sense, which never ends: every result and every loss
 //! gives its slot back. What it counts as rounds are its buffers of results.
 
-use super::{JobKind, JobResult, SimulatedJob, Tally};
+use super::{JobKind, JobResult, RoundRecord, SimulatedJob, Tally};
 use crate::policy::JobHistory;
 use crate::{Job, RoundKey};
 
@@ -26,6 +26,10 @@ pub(super) struct JobBook {
     opened_ns: u64,
     filled_ns: Option<u64>,
     is_tiered: bool,
+    /// Of the current round: slots given, and devices lost.
+    granted: u32,
+    lost: u32,
+    record: Option<Vec<RoundRecord>>,
     history: JobHistory,
     pub(super) result: JobResult,
 }
@@ -42,7 +46,7 @@ pub(super) enum Outcome {
 }
 
 impl JobBook {
-    pub(super) fn new(spec: &SimulatedJob) -> Self {
+    pub(super) fn new(spec: &SimulatedJob, records: bool) -> Self {
         Self {
             reports_min: spec.reports_min(),
             spec: spec.clone(),
@@ -53,6 +57,9 @@ impl JobBook {
             opened_ns: 0,
             filled_ns: None,
             is_tiered: false,
+            granted: 0,
+            lost: 0,
+            record: records.then(Vec::new),
             history: JobHistory::default(),
             result: JobResult { start_s: spec.start_s, ..JobResult::default() },
         }
@@ -87,10 +94,22 @@ impl JobBook {
         self.history
     }
 
-    /// The deadline of the current round.
+    /// The deadline of the current round, or of the phase that it is in.
     pub(super) fn deadline_ns(&self) -> Option<u64> {
-        let is_sync = self.spec.kind == JobKind::Sync;
-        is_sync.then(|| self.opened_ns.saturating_add(to_ns(self.spec.deadline_s)))
+        if self.spec.kind != JobKind::Sync {
+            return None;
+        }
+        let (from_ns, within_s) = match (self.spec.timeouts, self.filled_ns) {
+            (None, _) => (self.opened_ns, self.spec.deadline_s),
+            (Some(timeouts), None) => (self.opened_ns, timeouts.scheduling_s),
+            (Some(timeouts), Some(filled_ns)) => (filled_ns, timeouts.response_s),
+        };
+        Some(from_ns.saturating_add(to_ns(within_s)))
+    }
+
+    /// The second phase of a round with two of them began in this instant.
+    pub(super) fn was_just_filled(&self, now_ns: u64) -> bool {
+        self.spec.timeouts.is_some() && self.filled_ns == Some(now_ns)
     }
 
     /// What a task started now belongs to: its round, or the buffer that is being filled.
@@ -107,6 +126,7 @@ impl JobBook {
     fn begin(&mut self, now_ns: u64) {
         (self.opened_ns, self.filled_ns) = (now_ns, None);
         (self.allocated, self.reports, self.is_tiered) = (0, 0, false);
+        (self.granted, self.lost) = (0, 0);
     }
 
     /// Grants a slot of a round, if it is the current one and lacks a device. `FreesSlot` is never
@@ -118,6 +138,7 @@ impl JobBook {
         self.allocated += 1;
         assert!(self.allocated <= self.spec.participants, "a round got more than its demand");
         self.history.devices_served += 1;
+        self.granted += 1;
         if self.is_full() && self.filled_ns.is_none() {
             self.filled_ns = Some(now_ns);
             tally.scheduling_delay_s.add(to_s(now_ns - self.opened_ns));
@@ -136,6 +157,7 @@ impl JobBook {
             return Outcome::GoesOn;
         }
         self.allocated -= 1;
+        self.lost += 1;
         Outcome::FreesSlot
     }
 
@@ -190,14 +212,18 @@ impl JobBook {
         Outcome::Over
     }
 
-    /// The deadline of a round came. True: the round is over.
+    /// A deadline of a round came. True: the round is over.
     pub(super) fn deadline(&mut self, now_ns: u64, round: u32, tally: &mut Tally) -> bool {
         if !self.is_active() || round != self.round {
             return false;
         }
+        if self.deadline_ns().is_some_and(|due_ns| now_ns < due_ns) {
+            return false; // It was filled in time, and has another deadline since.
+        }
         if self.reports >= self.reports_min {
             self.succeed(now_ns, tally);
         } else {
+            self.remember(now_ns, false);
             self.result.aborts += 1;
             tally.wasted += u64::from(self.reports);
             self.round += 1;
@@ -207,6 +233,7 @@ impl JobBook {
     }
 
     fn succeed(&mut self, now_ns: u64, tally: &mut Tally) {
+        self.remember(now_ns, true);
         self.count_round(now_ns, tally);
         self.round += 1;
         if self.result.rounds >= self.spec.rounds {
@@ -221,6 +248,29 @@ impl JobBook {
         self.history.rounds_succeeded += 1;
         self.history.rounds_ns += now_ns - self.opened_ns;
         tally.round_time_s.add(to_s(now_ns - self.opened_ns));
+    }
+
+    fn remember(&mut self, now_ns: u64, is_success: bool) {
+        if let Some(record) = &mut self.record {
+            record.push(RoundRecord {
+                job: 0, // Its book does not know; see `take_record`.
+                round: self.result.rounds,
+                attempt: self.round,
+                opened_s: to_s(self.opened_ns),
+                filled_s: self.filled_ns.map(to_s),
+                ended_s: to_s(now_ns),
+                allocated: self.granted,
+                completed: self.reports,
+                failed: self.lost,
+                is_success,
+            });
+        }
+    }
+
+    /// What it remembers of its rounds, as those of this job.
+    pub(super) fn take_record(&mut self, job: u32) -> Vec<RoundRecord> {
+        let record = self.record.take().unwrap_or_default();
+        record.into_iter().map(|round| RoundRecord { job, ..round }).collect()
     }
 
     /// The plan opened the current round to a tier of the devices only.

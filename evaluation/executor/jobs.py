@@ -1,0 +1,77 @@
+"""What an executor is told of a job, and how a round's clients are divided into stacks.
+
+A worker makes data and partition itself from what is said here: the same seed gives every worker
+the same samples, so samples never travel. Not here: training, and how this is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from evaluation.training.specs import ModelSpec
+from propius.errors import PropiusError
+
+__all__ = ["STACK_CLIENTS", "ExecutorError", "JobModel", "MemoryShortError", "PartitionSpec",
+           "check_clients", "stacks_of"]  # fmt: skip
+
+PartitionKind: TypeAlias = Literal["iid", "dirichlet", "label_counts", "client_map", "owner"]
+
+STACK_CLIENTS: Final = 16
+"""Of one stack, at most: enough to be quick, few enough to share out a round over workers."""
+
+
+class ExecutorError(PropiusError):
+    """A job cannot be trained as asked; one line."""
+
+
+class MemoryShortError(ExecutorError):
+    """The device has too little memory for these clients at once."""
+
+
+@dataclass(frozen=True)
+class PartitionSpec:
+    """Who has which samples; see :mod:`evaluation.data.partition`. ``file`` where one is read."""
+
+    kind: PartitionKind
+    clients: int
+    alpha: float = 0.5
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class JobModel:
+    """A job as a worker needs to know it. ``folder`` has the files of data sets that have files."""
+
+    job: int
+    spec: ModelSpec
+    dataset: str
+    folder: Path | None = None
+    partition: PartitionSpec = field(default_factory=lambda: PartitionSpec("iid", 1))
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+
+
+def stacks_of(clients: Sequence[int], most: int = STACK_CLIENTS) -> list[tuple[int, ...]]:
+    """Divide clients into stacks that are trained at once, of about equal sizes.
+
+    It depends on nothing but the clients: not on the workers, their number, or the time. So a run
+    that is repeated trains the same stacks and gets the same bits.
+
+    >>> stacks_of([5, 6, 7, 8, 9], most=2)
+    [(5,), (6, 7), (8, 9)]
+    """
+    parts = -(-len(clients) // most)
+    bounds = [len(clients) * part // parts for part in range(parts + 1)] if parts else []
+    return [tuple(clients[first:last]) for first, last in pairwise(bounds)]
+
+
+def check_clients(job: int, clients: Sequence[int]) -> None:
+    """Raise :class:`ExecutorError` if a client is there twice, or nobody is."""
+    if not clients:
+        raise ExecutorError(f"job {job}: no clients to train")
+    if len(set(clients)) < len(clients):
+        raise ExecutorError(f"job {job}: a client is there twice")

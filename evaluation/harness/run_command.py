@@ -1,0 +1,69 @@
+"""``propius eval run``: a configuration, run to its end in one of the two clocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from evaluation.demo.command import terminated_is_interrupted
+from evaluation.harness.config import packaged_config
+from evaluation.harness.experiment import load_experiment
+from propius.engine import EngineError
+from propius.errors import PropiusError
+from propius.shell import exit_codes
+
+__all__ = ["run"]
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+
+
+def run(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="What differs from the packaged evaluation_config.yml; without it, all defaults.",
+        ),
+    ] = None,
+    virtual: Annotated[
+        bool,
+        typer.Option(
+            "--virtual",
+            help="Take rounds and participants from the simulator and train them as fast as "
+            "this machine can; without it, over live daemons.",
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run goes; a new folder.")] = (
+        Path("out/eval")
+    ),
+) -> None:
+    """Run jobs that train on simulated devices, under each policy with each seed.
+
+    Results are in DIR, also while the run goes on; `propius eval report DIR` shows them.
+
+    Example: propius eval run --virtual --out out/irs-against-random
+    """
+    # What follows loads torch and data, which `propius --help` need not wait for.
+    from evaluation.harness.runner import Runner
+
+    try:
+        runner = Runner(load_experiment(config or packaged_config()), out, typer.echo)
+        runner.prepare(virtual=virtual)
+    except (PropiusError, EngineError) as error:
+        _refuse(str(error), exit_codes.CONFIGURATION)
+    try:
+        with terminated_is_interrupted():
+            runner.run(virtual=virtual)
+    except (PropiusError, EngineError) as error:
+        _refuse(str(error), FAILED)
+    except KeyboardInterrupt:
+        _refuse("interrupted; everything was stopped", INTERRUPTED)
+    typer.echo(f"results: {out} (propius eval report {out})")
+
+
+def _refuse(why: str, code: int) -> NoReturn:
+    typer.echo(f"propius: {why}", err=True)
+    raise typer.Exit(code)

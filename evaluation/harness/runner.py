@@ -1,0 +1,128 @@
+"""A run from its configuration to its folder: everything is checked first, then trained.
+
+Not here: what is done in virtual (:mod:`evaluation.harness.virtual`) and in real time
+(:mod:`evaluation.harness.live`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from evaluation.executor.handle import Executor
+from evaluation.harness.executors import open_executor
+from evaluation.harness.experiment import Experiment
+from evaluation.harness.live import run_live
+from evaluation.harness.prepared import Prepared, prepare
+from evaluation.harness.rounds import simulate_rounds
+from evaluation.harness.virtual import client_rows, write_rounds
+from evaluation.jobs.yaml_file import SettingsError
+from evaluation.results.writer import PolicyWriter, RunWriter
+
+__all__ = ["Runner"]
+
+SAY_EVERY_S: Final = 5.0
+
+
+class Runner:
+    """One run; ``say`` hears lines for people."""
+
+    def __init__(self, experiment: Experiment, out: Path, say: Callable[[str], object]) -> None:
+        self.experiment, self.out, self.say = experiment, out, say
+        self.config = experiment.config
+        self.prepared: list[Prepared] = []
+
+    def prepare(self, *, virtual: bool) -> None:
+        """Read and check everything; raises PropiusError with one line."""
+        config = self.config
+        if not virtual and config.trains and not (config.workers or config.executor):
+            raise SettingsError("workers: a live run needs at least one, or an executor")
+        self.prepared = [prepare(self.experiment, seed) for seed in config.seeds]
+
+    def run(self, *, virtual: bool) -> None:
+        """Run every policy with every seed; the folder says how it ended."""
+        config = self.config
+        document: dict[str, Any] = config.model_dump(mode="json")
+        policies = config.policies_run()
+        one = self._virtual if virtual else self._live
+        with (
+            RunWriter(
+                self.out,
+                config=document,
+                policies=policies,
+                seeds=config.seeds,
+                clock="virtual" if virtual else "live",
+            ) as writer,
+            open_executor(config, self.out / "logs") if config.trains else nullcontext() as trains,
+        ):
+            for prepared in self.prepared:
+                for policy in policies:
+                    own = writer.policy(policy, prepared.seed)
+                    with trains.handle(own) if trains else nullcontext() as executor:
+                        one(prepared, policy, own, executor, trains.endpoint if trains else "")
+
+    def _virtual(
+        self,
+        prepared: Prepared,
+        policy: str,
+        writer: PolicyWriter,
+        executor: Executor | None,
+        _endpoint: str,
+    ) -> None:
+        for model in prepared.models or ():
+            assert executor is not None
+            executor.register(model.model)
+        rounds = simulate_rounds(
+            prepared.jobs,
+            prepared.clients,
+            prepared.costs,
+            self.config,
+            policy=policy,
+            seed=prepared.seed,
+        )
+        name = f"{policy}, seed {prepared.seed}"
+        self.say(f"{name}: {len(rounds.attempts)} attempts at rounds in {rounds.end_s:,.0f} s")
+        write_rounds(
+            rounds,
+            prepared.jobs,
+            prepared.learning(self.config.eval_interval),
+            executor,
+            writer,
+            told=self._progress(name, len(rounds.attempts)),
+        )
+        writer.clients(client_rows(rounds, prepared.clients))
+
+    def _live(
+        self,
+        prepared: Prepared,
+        policy: str,
+        writer: PolicyWriter,
+        _executor: Executor | None,
+        endpoint: str,
+    ) -> None:
+        name = f"{policy}, seed {prepared.seed}"
+        self.say(f"{name}: live, {self.config.speedup_factor:g} times faster than the devices")
+        run_live(
+            self.experiment,
+            prepared,
+            policy,
+            writer,
+            endpoint,
+            self.out / "logs" / f"{policy}-{prepared.seed}",
+            lambda line: self.say(f"{name}: {line}"),
+        )
+
+    def _progress(self, name: str, attempts: int) -> Callable[[int], None]:
+        """Says now and then how far training is."""
+        said_s = monotonic()
+
+        def told(done: int) -> None:
+            nonlocal said_s
+            if monotonic() - said_s >= SAY_EVERY_S or done == attempts:
+                said_s = monotonic()
+                self.say(f"{name}: {done} of {attempts} attempts trained")
+
+        return told

@@ -1,0 +1,109 @@
+"""A job's learning, without a clock, a socket or torch: the same in virtual and in real time.
+
+A round's clients are trained from one version of the global weights; what they return moves the
+weights by the job's rule, and the version grows by one. A failed attempt at a round changes
+nothing. A round uses the first ``demand`` results and no more, whoever else reported meanwhile.
+
+Not here: who takes part (daemons or simulator), and the training (:mod:`evaluation.executor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from numpy.typing import NDArray
+
+from evaluation.aggregators import Update, Weights
+from evaluation.jobs.profiles import JobProfile
+from evaluation.training.specs import Hyper
+from propius.errors import PropiusError
+
+__all__ = ["LearningError", "LearningJob", "Task"]
+
+
+class LearningError(PropiusError):
+    """A job's learning cannot go on; one line."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Train these clients from this version of a job's weights."""
+
+    job: int
+    round: int
+    version: int
+    clients: tuple[int, ...]
+    hyper: Hyper
+
+
+class LearningJob:
+    """One job. ``weights`` of version 0 are the initial ones."""
+
+    def __init__(
+        self, job: int, profile: JobProfile, weights: Weights, *, eval_interval: int = 10
+    ) -> None:
+        self.job, self.profile = job, profile
+        self.weights: dict[str, NDArray[Any]] = dict(weights)
+        self.version = 0
+        self.moving_loss: float | None = None
+        """The mean over the clients of the last round; None before the first."""
+        self.trained_samples = 0
+        """Of the clients that the last round used."""
+        self._eval_interval = profile.eval_interval or eval_interval
+        self._aggregator = profile.aggregator()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all rounds succeeded."""
+        return self.version >= self.profile.total_round
+
+    @property
+    def wants_score(self) -> bool:
+        """Whether this version is to be tested: the first, every so many, and the last."""
+        return self.is_done or self.version % self._eval_interval == 0
+
+    def hyper(self) -> Hyper:
+        """The hyper-parameters of the current round."""
+        profile = self.profile
+        return Hyper(
+            steps=profile.local_steps,
+            batch_size=profile.batch_size,
+            learning_rate=profile.learning_rate_of(self.version),
+            momentum=profile.momentum,
+            weight_decay=profile.weight_decay,
+            prox_mu=profile.prox_mu,
+            loss_decay=profile.loss_decay,
+        )
+
+    def task_of(self, round_no: int, clients: Sequence[int]) -> Task:
+        """What is to be trained; raises :class:`LearningError` if it is not this round's turn."""
+        self._expect(round_no)
+        return Task(self.job, round_no, self.version, tuple(clients), self.hyper())
+
+    def finish(self, round_no: int, updates: Sequence[Update]) -> None:
+        """The round succeeded with these results, in the order in which they came.
+
+        Raises :class:`LearningError` if it is not this round's turn, and AggregationError for
+        results that cannot be used; both leave everything as it was.
+        """
+        self._expect(round_no)
+        used = updates[: self.profile.demand]
+        self.weights = self._aggregator.step(self.weights, used)
+        self.moving_loss = fmean(update.loss for update in used)
+        self.trained_samples = sum(update.samples for update in used)
+        self.version += 1
+
+    def skip(self, round_no: int) -> None:
+        """The round succeeded, and nothing is trained: analytics, or a run for its times only."""
+        self._expect(round_no)
+        self.version += 1
+
+    def _expect(self, round_no: int) -> None:
+        if round_no != self.version or self.is_done:
+            raise LearningError(
+                f"job {self.job}: round {round_no} is not its turn, {self.version} of "
+                f"{self.profile.total_round} are done"
+            )

@@ -1,0 +1,244 @@
+"""Local training: each client starts from the round's global weights, on its own samples.
+
+``train`` gives the same result (to rounding) whether clients are stacked or train one after the
+other. Stacked, the clients' weights are one tensor with a leading dimension of clients, and one
+call of ``torch.func.vmap`` does a step of all of them: on small models the cost of a step is that
+of starting its operations, so 32 clients cost little more than one. A model that keeps running
+statistics (batch normalisation) is always trained one client after the other.
+
+A step is SGD with momentum on the mean cross-entropy of the batch, with weight decay and, for
+FedProx (Li et al. 2020, eq. 2), the gradient of ``mu / 2 · ‖w − w_global‖²``, which pulls towards
+the global weights.
+
+Not here: which samples (:mod:`evaluation.training.batches`), and what becomes of the results
+(:mod:`evaluation.aggregators`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import cross_entropy
+
+from evaluation.aggregators import Update
+from evaluation.training.batches import Batches, draw_batches
+from evaluation.training.models import keeps_statistics
+from evaluation.training.specs import Hyper, ModelError
+
+__all__ = [
+    "Arrays",
+    "ClientData",
+    "Hyper",
+    "load_arrays",
+    "to_arrays",
+    "train",
+]
+
+Arrays: TypeAlias = dict[str, NDArray[np.generic]]
+"""Weights (and buffers) by name, as of ``state_dict``."""
+Tensors: TypeAlias = dict[str, Tensor]
+
+STACK_BYTES_MAX: Final = 1 << 30
+"""Of weights, gradients and momenta of the clients that are stacked at once."""
+COPIES: Final = 4  # weights, gradients, momenta, and one for what is under way
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's samples: images (n, channels, height, width) and labels (n,)."""
+
+    client: int
+    images: Tensor
+    labels: Tensor
+
+
+def train(
+    model: nn.Module,
+    global_weights: Mapping[str, NDArray[np.generic]],
+    clients: Sequence[ClientData],
+    hyper: Hyper,
+    *,
+    seed: tuple[int, ...],
+    stacked: bool | None = None,
+) -> list[Update]:
+    """Train every client from ``global_weights``; updates in the order of ``clients``.
+
+    ``model`` gives the structure, the device and the dtype; its own weights are overwritten.
+    ``seed`` (run, job, round) and the client's number make its draws. ``stacked``: None stacks
+    where the model allows it. Raises :class:`ModelError` if weights and model do not fit, or if
+    stacking is demanded of a model that keeps statistics.
+    """
+    load_arrays(model, global_weights)
+    stackable = not keeps_statistics(model)
+    if stacked and not stackable:
+        raise ModelError("a model that keeps running statistics cannot be stacked")
+    batches = [
+        draw_batches(
+            len(data.labels),
+            steps=hyper.steps,
+            batch_size=hyper.batch_size,
+            seed=(*seed, data.client),
+        )
+        for data in clients
+    ]
+    if stackable if stacked is None else stacked:
+        return list(_train_stacked(model, clients, batches, hyper))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    return [
+        _train_one(model, start, data, drawn, hyper)
+        for data, drawn in zip(clients, batches, strict=True)
+    ]
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def to_arrays(model: nn.Module) -> Arrays:
+    """A copy of the model's weights and buffers."""
+    return {name: _to_array(value) for name, value in model.state_dict().items()}
+
+
+def load_arrays(model: nn.Module, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    """Set the model's weights and buffers; raises :class:`ModelError` where they do not fit."""
+    own = model.state_dict()
+    if own.keys() != weights.keys():
+        names = ", ".join(sorted(own.keys() ^ weights.keys())[:5])
+        raise ModelError(f"these weights are of another model; it differs in {names}")
+    for name, value in weights.items():
+        if tuple(value.shape) != tuple(own[name].shape):
+            raise ModelError(
+                f"weights of {name}: shape {tuple(value.shape)}, the model has "
+                f"{tuple(own[name].shape)}"
+            )
+        if not np.isfinite(value).all():
+            raise ModelError(f"weights of {name}: not finite")
+    with torch.no_grad():
+        for name, value in weights.items():
+            own[name].copy_(torch.from_numpy(np.array(value)))
+
+
+def _to_array(value: Tensor) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = value.detach().cpu().numpy().copy()
+    return array
+
+
+# --- one after the other -------------------------------------------------------------------------
+
+
+def _train_one(
+    model: nn.Module, start: Tensors, data: ClientData, batches: Batches, hyper: Hyper
+) -> Update:
+    model.load_state_dict(start)
+    model.train()
+    parameters = list(model.parameters())
+    anchors = [value.detach().clone() for value in parameters]
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=hyper.learning_rate,
+        momentum=hyper.momentum,
+        weight_decay=hyper.weight_decay,
+    )
+    losses = []
+    for index, weight in zip(batches.index, batches.weight, strict=True):
+        chosen = torch.from_numpy(index[weight > 0]).to(data.labels.device)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(data.images[chosen]), data.labels[chosen])
+        losses.append(float(loss.detach()))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if hyper.prox_mu:
+            for value, anchor in zip(parameters, anchors, strict=True):
+                assert value.grad is not None
+                value.grad.add_(value.detach() - anchor, alpha=hyper.prox_mu)
+        optimizer.step()
+    return Update(data.client, to_arrays(model), len(data.labels), _moving(losses, hyper))
+
+
+def _moving(losses: Sequence[float], hyper: Hyper) -> float:
+    average = losses[0]
+    for loss in losses[1:]:
+        average = hyper.loss_decay * average + (1 - hyper.loss_decay) * loss
+    return average
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+
+def _train_stacked(
+    model: nn.Module, clients: Sequence[ClientData], batches: Sequence[Batches], hyper: Hyper
+) -> Iterator[Update]:
+    size = sum(value.numel() * value.element_size() for value in model.parameters())
+    together = max(1, STACK_BYTES_MAX // (COPIES * size))
+    for first in range(0, len(clients), together):
+        part = slice(first, first + together)
+        yield from _train_stack(model, clients[part], batches[part], hyper)
+
+
+def _train_stack(
+    model: nn.Module, clients: Sequence[ClientData], batches: Sequence[Batches], hyper: Hyper
+) -> Iterator[Update]:
+    model.train()
+    start = {name: value.detach() for name, value in model.named_parameters()}
+    count = len(clients)
+    weights = {
+        name: value.unsqueeze(0).repeat(count, *(1 for _ in value.shape))
+        for name, value in start.items()
+    }
+    momenta = {name: torch.zeros_like(value) for name, value in weights.items()}
+    step = _stacked_step(model)
+    losses = []
+    for images, labels, counts in _stacked_batches(clients, batches):
+        gradients, loss = step(weights, images, labels, counts)
+        losses.append(loss)
+        for name, value in weights.items():
+            gradient = gradients[name].add_(value, alpha=hyper.weight_decay)
+            if hyper.prox_mu:
+                gradient.add_(value - start[name], alpha=hyper.prox_mu)
+            momentum = momenta[name].mul_(hyper.momentum).add_(gradient)
+            value.sub_(momentum, alpha=hyper.learning_rate)
+    of_step = torch.stack(losses).cpu().tolist()  # (steps, clients)
+    arrays = {name: _to_array(value) for name, value in weights.items()}
+    for place, data in enumerate(clients):
+        own = {name: value[place] for name, value in arrays.items()}
+        moving = _moving([row[place] for row in of_step], hyper)
+        yield Update(data.client, own, len(data.labels), moving)
+
+
+def _stacked_step(
+    model: nn.Module,
+) -> Callable[[Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensor]]:
+    """(weights, images, labels, counts), all by client → gradients and losses by client."""
+
+    def loss_of(weights: Tensors, images: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+        output = functional_call(model, weights, (images,))
+        each = cross_entropy(output, labels, reduction="none")
+        return (each * counts).sum() / counts.sum()
+
+    step: Callable[[Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensor]]
+    step = vmap(grad_and_value(loss_of), randomness="error")
+    return step
+
+
+def _stacked_batches(
+    clients: Sequence[ClientData], batches: Sequence[Batches]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each step: images (clients, batch, …), labels and weights (clients, batch).
+
+    All clients' samples lie in one tensor, so a step is one gather.
+    """
+    images = torch.cat([data.images for data in clients])
+    labels = torch.cat([data.labels for data in clients])
+    offsets = np.cumsum([0] + [len(data.labels) for data in clients[:-1]])
+    index = np.stack([drawn.index + offset for drawn, offset in zip(batches, offsets, strict=True)])
+    weight = np.stack([drawn.weight for drawn in batches])
+    places = torch.from_numpy(index).to(labels.device)
+    counts = torch.from_numpy(weight).to(device=labels.device, dtype=images.dtype)
+    for step in range(index.shape[1]):
+        chosen = places[:, step]
+        yield images[chosen], labels[chosen], counts[:, step]

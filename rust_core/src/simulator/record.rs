@@ -1,0 +1,101 @@
+//! What a run remembers beside its figures, for those who train what it decided: each attempt at a
+//! round, and each task. Nothing here changes what happens.
+
+use super::rounds::to_s;
+
+/// Attempts at rounds and tasks, in the order in which they ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// Those that ended; by job, then by time.
+    pub rounds: Vec<RoundRecord>,
+    /// Those that ended before the run did.
+    pub tasks: Vec<TaskRecord>,
+}
+
+/// One attempt at a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundRecord {
+    /// Its job's place in the list.
+    pub job: u32,
+    /// How many rounds had succeeded before.
+    pub round: u32,
+    /// Counts the job's attempts, failed ones too.
+    pub attempt: u32,
+    /// When it was opened.
+    pub opened_s: f64,
+    /// When all its slots were held for the first time.
+    pub filled_s: Option<f64>,
+    /// When it ended.
+    pub ended_s: f64,
+    /// Slots given, those given again included.
+    pub allocated: u32,
+    /// Reports that came in time.
+    pub completed: u32,
+    /// Devices that left before their task was done.
+    pub failed: u32,
+    /// Whether there were enough reports.
+    pub is_success: bool,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// The device left first.
+    Gone,
+    /// Its report came when its attempt was over.
+    Late,
+    /// Its attempt counted its report.
+    Counted,
+}
+
+/// One task of one device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRecord {
+    /// The session, numbered through all replays of the trace.
+    pub session: u64,
+    /// Its job's place in the list.
+    pub job: u32,
+    /// The attempt that it belongs to.
+    pub attempt: u32,
+    /// When the slot was granted.
+    pub start_s: f64,
+    /// When the report came, or the device left.
+    pub end_s: f64,
+    /// How it ended.
+    pub end: TaskEnd,
+}
+
+/// The tasks of a run that is under way.
+#[derive(Debug, Default)]
+pub(super) struct TaskLog {
+    /// By the device's place: when its task was granted.
+    started_ns: Vec<u64>,
+    ended: Vec<TaskRecord>,
+}
+
+impl TaskLog {
+    pub(super) fn start(&mut self, now_ns: u64, place: u32) {
+        let place = place as usize;
+        if self.started_ns.len() <= place {
+            self.started_ns.resize(place + 1, 0);
+        }
+        self.started_ns[place] = now_ns;
+    }
+
+    pub(super) fn end(
+        &mut self,
+        now_ns: u64,
+        place: u32,
+        session: u64,
+        (job, attempt): (u32, u32),
+        end: TaskEnd,
+    ) {
+        let start_s = to_s(self.started_ns[place as usize]);
+        let end_s = to_s(now_ns);
+        self.ended.push(TaskRecord { session, job, attempt, start_s, end_s, end });
+    }
+
+    pub(super) fn into_tasks(self) -> Vec<TaskRecord> {
+        self.ended
+    }
+}

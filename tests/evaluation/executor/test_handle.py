@@ -1,0 +1,72 @@
+"""The executor of one process, and what both executors have in common."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from evaluation.executor.handle import ExecutorError, InProcessExecutor, JobModel, PartitionSpec
+from evaluation.executor.jobs import stacks_of
+from evaluation.training.initial import initial_weights
+from evaluation.training.specs import Hyper, ModelError, ModelSpec
+
+SPEC = ModelSpec("softmax", (1, 8, 8), 10)
+JOB = JobModel(1, SPEC, "digits", None, PartitionSpec("iid", 20))
+
+
+def test_handle_and_broker_load_no_torch() -> None:
+    """A job's process and the broker start without torch."""
+    code = (
+        "import sys, evaluation.executor.handle, evaluation.executor.broker_command, "
+        "evaluation.executor.local; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("clients", [1, 15, 16, 17, 100])
+def test_stacks_are_even_and_lose_nobody(clients: int) -> None:
+    """Every client is in one stack, in order, and sizes differ by one at most."""
+    stacks = stacks_of(range(clients), 16)
+
+    assert [client for stack in stacks for client in stack] == list(range(clients))
+    sizes = [len(stack) for stack in stacks]
+    assert max(sizes) <= 16
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_weights_are_those_of_the_call() -> None:
+    """Newer weights, or an array changed later, do not reach a request that was made before."""
+    executor = InProcessExecutor()
+    executor.register(JOB)
+    weights = initial_weights(SPEC, seed=0)
+    executor.set_weights(1, 0, weights)
+    expected = executor.score(1, 0).result()
+
+    again = executor.score(1, 0)
+    weights["1.bias"][0] += 5
+    executor.set_weights(1, 1, weights)
+
+    assert again.result() == expected
+    assert executor.score(1, 1).result() != expected
+    executor.close()
+
+
+def test_what_is_wrong_is_one_line() -> None:
+    """Versions, clients and models that are not there are refused in words."""
+    executor = InProcessExecutor()
+    executor.register(JOB)
+    executor.set_weights(1, 0, initial_weights(SPEC, seed=0))
+    with pytest.raises(ExecutorError, match="version 3 is not there"):
+        executor.train(1, 0, 3, [1], Hyper()).result()
+    with pytest.raises(ExecutorError, match="a client is there twice"):
+        executor.train(1, 0, 0, [1, 1], Hyper()).result()
+    with pytest.raises(ExecutorError, match="no clients to train"):
+        executor.train(1, 0, 0, [], Hyper()).result()
+    with pytest.raises(ExecutorError, match="not finite"):
+        executor.set_weights(1, 1, {"1.bias": np.array([np.inf])})
+    with pytest.raises(ModelError, match="no model 'transformer'"):
+        executor.register(JobModel(2, ModelSpec("transformer", (1, 8, 8), 10), "digits"))
+    executor.close()

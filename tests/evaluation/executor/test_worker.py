@@ -1,0 +1,223 @@
+"""Workers and handles over a real broker, with trainers that the test makes up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from evaluation.data.images import DataError
+from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
+from evaluation.executor.worker import Worker, WorkerError
+from evaluation.training.specs import Hyper
+
+PATIENCE_S = 20
+
+
+def asked(executor: Any, job: JobModel, weights: Any, clients: Sequence[int]) -> Any:
+    """Register, set version 0, and ask for these clients."""
+    executor.register(job)
+    executor.set_weights(job.job, 0, weights)
+    return executor.train(job.job, 0, 0, clients, Hyper())
+
+
+def test_a_slow_task_is_waited_for(site: Any, fake: Any, job: JobModel, weights: Any) -> None:
+    """Fault F6: a task slower than some seconds was dropped, and its clients with it.
+
+    The worker trains for three times as long as a silent worker would be given.
+    """
+    trainer = fake(lambda _clients: threading.Event().wait(3.0))
+    site.worker(lambda: trainer)
+
+    updates = asked(site.handle(), job, weights, [1, 2]).result(PATIENCE_S)
+
+    assert [update.client for update in updates] == [1, 2]
+    assert trainer.trained == [(1, 2)]
+
+
+def test_short_memory_leads_to_smaller_stacks(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """A worker that can hold one client at a time trains all of them all the same."""
+
+    def short(clients: Sequence[int]) -> None:
+        if len(clients) > 1:
+            raise MemoryShortError("too many")
+
+    trainer = fake(short)
+    site.worker(lambda: trainer)
+
+    updates = asked(site.handle(), job, weights, range(6)).result(PATIENCE_S)
+
+    assert [update.client for update in updates] == list(range(6))
+    assert sorted(trainer.trained) == [(client,) for client in range(6)]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), DataError("a file is missing")])
+def test_what_one_worker_cannot_do_another_does(
+    site: Any, fake: Any, job: JobModel, weights: Any, error: Exception
+) -> None:
+    """A worker with a bug or without the data does not fail the job while another can do it."""
+    joined = threading.Semaphore(0)
+    executor = site.handle(
+        on_event=lambda what, _facts: what == "worker_joined" and joined.release()
+    )
+
+    def broken(_clients: Sequence[int]) -> None:
+        raise error
+
+    site.worker(lambda: fake(broken), "broken")
+    site.worker(fake, "good")
+    for _ in range(2):
+        assert joined.acquire(timeout=PATIENCE_S)
+
+    updates = asked(executor, job, weights, range(8)).result(PATIENCE_S)
+
+    assert [update.client for update in updates] == list(range(8))
+
+
+def test_what_no_worker_can_do_is_one_line(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """A file that every worker lacks is named, with who lacks it."""
+
+    def broken(_clients: Sequence[int]) -> None:
+        raise DataError("a file is missing")
+
+    site.worker(lambda: fake(broken), "poor")
+
+    with pytest.raises(ExecutorError, match=r"poor: a file is missing \(none of 1 workers can"):
+        asked(site.handle(), job, weights, [1]).result(PATIENCE_S)
+
+
+def test_a_worker_with_another_torch_is_told_so(site: Any, fake: Any) -> None:
+    """A worker that is refused ends with one line."""
+    joined = threading.Event()
+    site.handle(on_event=lambda *_: joined.set())
+    site.worker(fake)
+    assert joined.wait(PATIENCE_S)
+    other = Worker(site.endpoint, fake, torch="9.9", name="odd")
+
+    with pytest.raises(WorkerError, match=r"refuses this worker: worker odd has torch 9\.9"):
+        other.run()
+
+
+def test_jobs_wait_for_a_worker(site: Any, fake: Any, job: JobModel, weights: Any) -> None:
+    """With no worker at all a request waits; with the first one it goes on."""
+    executor = site.handle()
+    executor.register(job)
+    executor.set_weights(job.job, 0, weights)
+    future = executor.score(job.job, 0)
+    with pytest.raises(TimeoutError):
+        future.result(0.3)
+
+    site.worker(fake)
+
+    assert future.result(PATIENCE_S).samples == 4
+
+
+def test_two_handles_share_the_jobs(site: Any, fake: Any, job: JobModel, weights: Any) -> None:
+    """One process registers a job, another has it trained."""
+    site.worker(fake)
+    parent, child = site.handle(), site.handle()
+    asked(parent, job, weights, [0]).result(PATIENCE_S)
+
+    child.set_weights(job.job, 1, {name: value + 10 for name, value in weights.items()})
+    (update,) = child.train(job.job, 1, 1, [2], Hyper()).result(PATIENCE_S)
+
+    assert update.weights["w"].tolist() == [12.0] * 3
+
+
+def test_a_version_that_is_not_there_is_one_line(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """Training from weights that nobody has is refused."""
+    site.worker(fake)
+    executor = site.handle()
+    asked(executor, job, weights, [0]).result(PATIENCE_S)
+
+    with pytest.raises(ExecutorError, match="job 1: version 5 is not there; kept are 0"):
+        executor.train(job.job, 5, 5, [0], Hyper()).result(PATIENCE_S)
+
+
+def test_weights_that_are_not_finite_are_not_sent(site: Any, job: JobModel, weights: Any) -> None:
+    """NaN in a job's weights is one line before any training."""
+    executor = site.handle()
+    with pytest.raises(ExecutorError, match="job 1, version 0: weights w are not finite"):
+        executor.set_weights(job.job, 0, {"w": weights["w"] * float("nan")})
+
+
+def test_a_cancelled_request_makes_room(site: Any, fake: Any, job: JobModel, weights: Any) -> None:
+    """Cancelling a future leaves the worker to others."""
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(_clients: Sequence[int]) -> None:
+        begun.set()
+        go.wait(PATIENCE_S)
+
+    trainer = fake(slow)
+    site.worker(lambda: trainer)
+    executor = site.handle()
+    first = asked(executor, job, weights, range(40))
+    assert begun.wait(PATIENCE_S)
+
+    assert first.cancel()
+    second = executor.train(job.job, 0, 0, [7], Hyper())
+    go.set()
+
+    assert [update.client for update in second.result(PATIENCE_S)] == [7]
+    assert len(trainer.trained) < 10  # all stacks of the first, and the second
+
+
+def test_a_silent_broker_fails_the_requests(handle_to_nobody: Any, job: JobModel) -> None:
+    """Where nobody answers, a request fails with the address, instead of waiting for ever."""
+    future = handle_to_nobody.score(job.job, 0)
+
+    with pytest.raises(ExecutorError, match=r"executor tcp://127.0.0.1:\d+: no answer for 0.3 s"):
+        future.result(PATIENCE_S)
+
+
+def test_a_broker_that_comes_back_hears_of_everything(
+    sites: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """A handle whose broker was started anew says again what it registered, set and asked for."""
+    first = sites()
+    executor = first.handle(silent_s=30)
+    future = asked(executor, job, weights, [1, 2])
+    with pytest.raises(TimeoutError):
+        future.result(0.5)
+
+    second = sites(after=first)
+    second.worker(fake)
+
+    assert [update.client for update in future.result(PATIENCE_S)] == [1, 2]
+
+
+def test_closing_cancels_what_is_under_way(site: Any, job: JobModel, weights: Any) -> None:
+    """A closed handle leaves nobody waiting, and says so to those who ask afterwards."""
+    executor = site.handle()
+    future = asked(executor, job, weights, [1])
+    executor.close()
+    executor.close()
+
+    assert future.cancelled()
+    with pytest.raises(ExecutorError, match="it is closed"):
+        executor.score(job.job, 0).result(0)
+
+
+def test_a_worker_forgets_a_job_that_is_over(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """A finished job takes no memory of the workers."""
+    trainer = fake()
+    site.worker(lambda: trainer)
+    executor = site.handle()
+    asked(executor, job, weights, [1]).result(PATIENCE_S)
+    other = JobModel(2, job.spec, job.dataset)
+
+    executor.forget(job.job)
+    asked(executor, other, weights, [1]).result(PATIENCE_S)
+
+    assert trainer.registered == [2]

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
+from evaluation.harness.config import RunConfig
+from evaluation.harness.experiment import PlannedJob
+from evaluation.harness.rounds import Attempt, VirtualRounds, simulate_rounds
+from evaluation.jobs.profiles import JobProfile
+from evaluation.jobs.yaml_file import SettingsError
+from evaluation.population import Availability
+
+CONFIG = RunConfig(availability_period_s=20_000.0, tasks_per_session=0)
+SEED = 5
+
+
+def profile(**changes: object) -> JobProfile:
+    values = {"demand": 6, "total_round": 4, "over_selection": 1.5, "sched_timeout": 600,
+              "exec_timeout": 400, "public_constraint": {"cpu_f": 3}}  # fmt: skip
+    return JobProfile.model_validate(values | changes)
+
+
+def clients(count: int = 80, period_s: float = 20_000.0) -> list[SimulatedClient]:
+    return Behaviour(count, SEED, period_s, availability=Availability(600.0, 900.0)).draw()
+
+
+def run(
+    profiles: list[JobProfile],
+    people: list[SimulatedClient] | None = None,
+    policy: str = "irs",
+    config: RunConfig = CONFIG,
+) -> VirtualRounds:
+    jobs = [PlannedJob(n, 100.0 * n, n, each) for n, each in enumerate(profiles)]
+    costs = [TaskCost.of(each, 4_000.0) for each in profiles]
+    return simulate_rounds(jobs, people or clients(), costs, config, policy=policy, seed=SEED)
+
+
+def test_participants_are_eligible_clients_and_as_many_as_the_round_asks_for() -> None:
+    """Whoever takes part meets the job's constraints, the private one too, and is there once."""
+    picky = profile(public_constraint={"cpu_f": 6}, private_constraint={"dataset_size": 170})
+    people = clients()
+    rounds = run([profile(), picky], people)
+    done = [it for it in rounds.attempts if it.state == "completed"]
+    assert len(done) == 8
+    for attempt in done:
+        assert all(people[client].suits([profile(), picky][attempt.job])
+                   for client in attempt.clients)  # fmt: skip
+        assert len(set(attempt.clients)) == len(attempt.clients) >= 5
+        assert attempt.demand == 9
+
+
+def test_the_same_seed_gives_the_same_rounds_whatever_was_run_before() -> None:
+    """A run depends on its configuration and nothing else."""
+    profiles = [profile(demand=14, total_round=12)] * 4
+    assert run(profiles) == run(profiles)
+    assert run(profiles, policy="random") != run(profiles)
+
+
+def test_rounds_go_on_after_the_availability_has_been_played_once() -> None:
+    """A job longer than the period finishes, with clients that come back."""
+    long = profile(total_round=60)
+    config = CONFIG.model_copy(update={"availability_period_s": 1_000.0})
+    rounds = run([long], clients(period_s=1_000.0), config=config)
+    assert rounds.finished_s[0] is not None
+    assert rounds.finished_s[0] > 2_000.0
+    assert sum(attempt.state == "completed" for attempt in rounds.attempts) == 60
+
+
+def tally(attempts: list[Attempt]) -> Counter[str]:
+    return Counter(attempt.state for attempt in attempts)
+
+
+def test_a_round_that_is_not_filled_in_time_is_tried_again() -> None:
+    """It has the row of a scheduling time-out, at exactly its time, and the next attempt."""
+    rounds = run([profile(demand=30, sched_timeout=20)])
+    failed = [it for it in rounds.attempts if it.state == "timed_out_scheduling"]
+    assert failed
+    for attempt in failed:
+        assert attempt.filled_s is None
+        assert attempt.ended_s - attempt.opened_s == pytest.approx(20.0)
+    numbers = [(it.round, it.attempt) for it in rounds.attempts]
+    assert numbers == sorted(numbers)
+    assert numbers[0] == (0, 0)
+
+
+def test_a_round_with_too_few_results_ends_after_its_execution_time_out() -> None:
+    """The time counts from the fill; devices that never report end the round as it says."""
+    rounds = run([profile(exec_timeout=20, total_round=2)],
+                 config=CONFIG.model_copy(update={"periods_max": 1}))  # fmt: skip
+    failed = [it for it in rounds.attempts if it.state == "timed_out_response"]
+    assert failed
+    for attempt in failed:
+        assert attempt.filled_s is not None
+        assert attempt.ended_s - attempt.filled_s == pytest.approx(20.0)
+        assert attempt.completed < 6
+
+
+def test_static_partition_serves_more_jobs_than_the_originals_five() -> None:
+    """Any number of jobs has its part of the clients; each is served only by those who suit it."""
+    profiles = [profile(demand=2, total_round=2, sched_timeout=5_000)] * 8
+    rounds = run(profiles, policy="static-partition")
+    assert all(finished is not None for finished in rounds.finished_s)
+
+
+@pytest.mark.parametrize("policy", ["random-per-client", "static-partition"])
+def test_baselines_check_the_jobs_own_constraint(policy: str) -> None:
+    """A job's devices meet the constraint of its own profile, whatever the profile's number.
+
+    The original checked the constraint of another profile than that of the job it went to.
+    """
+    people = clients()
+    picky = profile(public_constraint={"cpu_f": 8}, demand=3)
+    jobs = [PlannedJob(0, 0.0, 1, picky), PlannedJob(1, 0.0, 0, profile(demand=3))]
+    costs = [TaskCost.of(job.profile, 4_000.0) for job in jobs]
+    rounds = simulate_rounds(jobs, people, costs, CONFIG, policy=policy, seed=SEED)
+    served = {client for it in rounds.attempts if it.job == 0 for client in it.clients}
+    assert served
+    assert all(people[client].suits(picky) for client in served)
+
+
+def test_what_clients_did_adds_up() -> None:
+    """Tasks of clients are those of the attempts, and nobody works longer than it is there."""
+    people = clients()
+    rounds = run([profile(), profile()], people)
+    assert sum(use.tasks for use in rounds.uses) >= sum(it.completed for it in rounds.attempts)
+    for use, client in zip(rounds.uses, people, strict=True):
+        assert use.tasks == use.completed + use.dropped
+        assert use.utilised_s <= client.active_s(rounds.end_s) + 1e-6
+
+
+def test_more_kinds_of_constraints_than_the_simulator_knows_are_refused() -> None:
+    """One line says how many there are and may be."""
+    profiles = [profile(public_constraint={"cpu_f": n / 10}) for n in range(11)]
+    with pytest.raises(SettingsError, match="11 different constraints; a virtual run takes 10"):
+        run(profiles)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from evaluation.eval_command import app
+from evaluation.harness.experiment import load_experiment
+from evaluation.harness.runner import Runner
+from evaluation.results.reader import PolicyResults, RunReader
+
+CONFIG = """
+policies: [irs, random]
+profile_folder: profiles
+total_job: 2
+job_gap_mean_s: 30
+client_num: 40
+availability: {on_median_s: 200, off_median_s: 300}
+eval_interval: 2
+workers: 0
+"""
+PROFILE = """
+demand: 8
+total_round: 3
+over_selection: 1.25
+model: softmax
+dataset: digits
+local_steps: 3
+batch_size: 8
+"""
+
+
+def write(folder: Path, config: str = CONFIG, **profile: object) -> Path:
+    """A configuration with two profiles; ``profile`` changes the second."""
+    (folder / "profiles").mkdir(exist_ok=True)
+    changes = "".join(f"{name}: {value}\n" for name, value in profile.items())
+    kept = [line for line in PROFILE.splitlines() if line.partition(":")[0] not in profile]
+    (folder / "profiles" / "job_0.yml").write_text(PROFILE)
+    (folder / "profiles" / "job_1.yml").write_text("\n".join(kept) + "\n" + changes)
+    path = folder / "run.yml"
+    path.write_text(config)
+    return path
+
+
+def run(path: Path, out: Path) -> dict[str, PolicyResults]:
+    runner = Runner(load_experiment(path), out, lambda _line: None)
+    runner.prepare(virtual=True)
+    runner.run(virtual=True)
+    read = RunReader(out)
+    assert read.state == "finished"
+    return {results.policy: results for results in read.results()}
+
+
+def test_twice_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Every file of two runs of one configuration is equal, weights' tests included."""
+    path = write(tmp_path)
+    for name in ("one", "two"):
+        run(path, tmp_path / name)
+    files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.*"))
+    assert len([file for file in files if file.suffix == ".csv"]) == 8
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_policies_of_a_seed_see_the_same_clients_and_data(tmp_path: Path) -> None:
+    """The same weights to begin with, the same arrivals, the same clients: only the choice differs.
+
+    And where both chose the same clients for a round, what these learnt is the same to the bit.
+    """
+    found = run(write(tmp_path), tmp_path / "out")
+    irs, random = found["irs"], found["random"]
+    firsts = [[row for row in each.scores if row.version == 0] for each in (irs, random)]
+    assert firsts[0] == firsts[1]
+    assert len(firsts[0]) == 2
+    assert sorted(row.arrived_s for row in irs.jobs) == sorted(r.arrived_s for r in random.jobs)
+    alike = [
+        (one.moving_loss, other.moving_loss)
+        for one, other in zip(irs.rounds, random.rounds, strict=False)
+        if (one.job, one.round, one.ended_s) == (other.job, other.round, other.ended_s) == (
+            0, 0, one.ended_s)
+    ]  # fmt: skip
+    assert alike
+    assert all(one == other for one, other in alike)
+
+
+def test_jobs_learn_and_everything_is_in_the_folder(tmp_path: Path) -> None:
+    """Every round has its row, tests are where the interval says, and the model gets better."""
+    irs = run(write(tmp_path), tmp_path / "out")["irs"]
+    assert [job.state for job in irs.jobs] == ["finished"] * 2
+    for job in range(2):
+        rounds = [row for row in irs.rounds if row.job == job and row.state == "completed"]
+        assert [row.version for row in rounds] == [1, 2, 3]
+        assert all(row.trained_samples > 0 for row in rounds)
+        scores = [row for row in irs.scores if row.job == job]
+        assert [row.version for row in scores] == [0, 2, 3]
+        assert scores[-1].accuracy > scores[0].accuracy + 0.1
+        assert scores[-1].time_s == rounds[-1].ended_s
+    assert len(irs.clients) == 40
+
+
+def test_analytics_and_runs_for_the_times_only_train_nothing(tmp_path: Path) -> None:
+    """Rounds and times are there, tests of weights are not."""
+    for name, change in (("fa", "is_FA: true\n"), ("times", "do_compute: false\n")):
+        irs = run(write(tmp_path, CONFIG + change), tmp_path / name)["irs"]
+        assert len([row for row in irs.rounds if row.state == "completed"]) == 6
+        assert irs.scores == []
+
+
+def test_a_finished_folder_is_not_written_over(tmp_path: Path) -> None:
+    """A second run into the same folder is refused, in one line."""
+    path = write(tmp_path, CONFIG + "do_compute: false\n")
+    assert command(path, tmp_path / "out").exit_code == 0
+    again = command(path, tmp_path / "out")
+    assert again.exit_code != 0
+    assert "already holds a run" in again.output
+
+
+# --- what is wrong is said before anything is trained --------------------------------------------
+
+
+def command(path: Path, out: Path) -> Result:
+    return CliRunner().invoke(app, ["run", str(path), "--virtual", "--out", str(out)])
+
+
+def refused(folder: Path, config: str = CONFIG, **profile: object) -> str:
+    result = command(write(folder, config, **profile), folder / "out")
+    assert result.exit_code == 2
+    assert not (folder / "out").exists()
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith("propius: ")
+    return line
+
+
+def tiny_fashion(folder: Path) -> None:
+    """The published files, of images of 4 × 4."""
+    for split in ("train", "t10k"):
+        for what, shape in (("images-idx3", (60, 4, 4)), ("labels-idx1", (60,))):
+            head = struct.pack(">HBB", 0, 8, len(shape)) + struct.pack(f">{len(shape)}I", *shape)
+            data = (np.arange(int(np.prod(shape))) % 10).astype(np.uint8).tobytes()
+            (folder / f"{split}-{what}-ubyte.gz").write_bytes(gzip.compress(head + data))
+
+
+def test_an_unknown_field_of_a_profile(tmp_path: Path) -> None:
+    """It is named with its file, and the field that it is nearest to."""
+    line = refused(tmp_path, local_step=3)
+    assert line.endswith("job_1.yml: local_step: no such field; did you mean local_steps?")
+
+
+def test_a_model_that_does_not_fit_the_data(tmp_path: Path) -> None:
+    """The line has the profile, the data set, and what the model needs."""
+    tiny_fashion(tmp_path)
+    line = refused(tmp_path, CONFIG + "data_dir: .\n", model="resnet18", dataset="fashion_mnist")
+    assert "profile 1 (data set fashion_mnist): model resnet18 needs images of at least 8" in line
+
+
+def test_a_model_that_there_is_not(tmp_path: Path) -> None:
+    """The line has the models that there are."""
+    assert "no model 'resnet19'; there are softmax" in refused(tmp_path, model="resnet19")
+
+
+def test_a_data_folder_that_lacks_a_file(tmp_path: Path) -> None:
+    """The missing file is named."""
+    line = refused(tmp_path, CONFIG + "data_dir: nowhere\n", dataset="femnist")
+    assert "client_data_mapping/train.csv is missing" in line
+
+
+def test_a_job_that_too_few_clients_can_serve(tmp_path: Path) -> None:
+    """The line has the job, its demand, and how many there are."""
+    line = refused(tmp_path, public_constraint="{cpu_f: 24}")
+    assert "job 1 (profile 1) asks for 10 devices, and 0 of 40 clients meet" in line
+
+
+@pytest.mark.parametrize(
+    "field,says",
+    [("public_constraint", "no attribute cpu; there are cpu_f"),
+     ("private_constraint", "there is dataset_size")],
+)  # fmt: skip
+def test_constraints_are_on_attributes_that_there_are(
+    tmp_path: Path, field: str, says: str
+) -> None:
+    """A constraint that no client could meet by its name is refused."""
+    assert says in refused(tmp_path, **{field: "{cpu: 1}"})
+
+
+def test_more_clients_than_samples(tmp_path: Path) -> None:
+    """A partition that cannot be made is found before any training."""
+    line = refused(tmp_path, CONFIG.replace("client_num: 40", "client_num: 2000"))
+    assert "1433 samples cannot be dealt out to 2000 clients" in line

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.aggregators import AggregationError, Update
+from evaluation.jobs.learning import LearningError, LearningJob
+from evaluation.jobs.profiles import JobProfile
+
+
+def job(**profile: object) -> LearningJob:
+    values = {"demand": 3, "total_round": 4, "learning_rate": 0.4, "decay_factor": 0.5,
+              "decay_round": 2} | profile  # fmt: skip
+    weights = {"w": np.zeros(2)}
+    return LearningJob(9, JobProfile.model_validate(values), weights, eval_interval=2)
+
+
+def update(client: int, value: float, samples: int = 1) -> Update:
+    return Update(client, {"w": np.full(2, value)}, samples, loss=value)
+
+
+def test_a_round_uses_as_many_results_as_it_asked_for() -> None:
+    """The first ``demand`` results make the round; one more, that came too, changes nothing.
+
+    The original took demand + 1.
+    """
+    learning = job()
+    learning.finish(0, [update(client, float(client)) for client in (3, 6, 9, 1_000)])
+    assert learning.weights["w"].tolist() == [6.0, 6.0]
+    assert (learning.moving_loss, learning.trained_samples) == (6.0, 3)
+
+
+def test_all_results_count_by_their_samples() -> None:
+    """Not the last one, nor each alike."""
+    learning = job()
+    learning.finish(0, [update(1, 1.0, samples=3), update(2, 5.0, samples=1)])
+    assert learning.weights["w"].tolist() == [2.0, 2.0]
+
+
+def test_what_fails_leaves_everything_as_it_was() -> None:
+    """Results that cannot be used, and a round whose turn it is not, change nothing."""
+    learning = job()
+    with pytest.raises(AggregationError):
+        learning.finish(0, [update(1, float("nan"))])
+    with pytest.raises(LearningError, match="round 1 is not its turn, 0 of 4 are done"):
+        learning.finish(1, [update(1, 1.0)])
+    with pytest.raises(LearningError):
+        learning.task_of(1, [1])
+    assert (learning.version, learning.weights["w"].tolist()) == (0, [0.0, 0.0])
+
+
+def test_tasks_train_from_the_rounds_version_at_its_learning_rate() -> None:
+    """The version grows by one with each success, and the learning rate decays with it."""
+    learning = job(gradient_policy="fed-prox", proxy_mu=0.7)
+    tasks = []
+    for round_no in range(4):
+        tasks.append(learning.task_of(round_no, [5, 2]))
+        learning.finish(round_no, [update(5, 1.0)])
+    assert [task.version for task in tasks] == [0, 1, 2, 3]
+    assert [task.hyper.learning_rate for task in tasks] == [0.4, 0.4, 0.2, 0.2]
+    assert {task.hyper.prox_mu for task in tasks} == {0.7}
+    assert tasks[0].clients == (5, 2)
+    assert learning.is_done
+
+
+def test_weights_are_tested_first_last_and_every_so_many_rounds() -> None:
+    """With an interval of 2 and 5 rounds: versions 0, 2, 4, and 5."""
+    learning = job(total_round=5)
+    tested = [0] if learning.wants_score else []
+    for round_no in range(5):
+        learning.finish(round_no, [update(1, 1.0)])
+        tested += [learning.version] if learning.wants_score else []
+    assert tested == [0, 2, 4, 5]
+
+
+def test_without_training_rounds_are_only_counted() -> None:
+    """Analytics: the version grows, the weights stay."""
+    learning = job()
+    learning.skip(0)
+    assert (learning.version, learning.moving_loss) == (1, None)

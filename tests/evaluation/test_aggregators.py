@@ -1,0 +1,117 @@
+"""Server rules: by hand, in any order, and with updates that must not be taken."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.aggregators import (
+    AGGREGATORS,
+    AggregationError,
+    FedAvg,
+    FedYogi,
+    QFedAvg,
+    Update,
+)
+
+START = {"w": np.array([1.0, 2.0]), "b": np.array(0.5)}
+
+
+def update(client: int, shift: float, samples: int = 1, loss: float = 1.0) -> Update:
+    return Update(client, {name: value + shift for name, value in START.items()}, samples, loss)
+
+
+def test_fedavg_weighs_clients_by_their_samples() -> None:
+    """By hand: shifts 1 and 4 with 1 and 2 samples give 3."""
+    mean = FedAvg().step(START, [update(0, 1.0, 1), update(1, 4.0, 2)])
+    assert mean["w"] == pytest.approx([4.0, 5.0])
+    assert mean["b"] == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize("name", sorted(AGGREGATORS))
+def test_the_order_in_which_clients_finish_changes_no_bit(name: str) -> None:
+    """Every rule, every order of four clients."""
+    random = np.random.default_rng(1)
+    updates = [
+        Update(
+            client,
+            {key: value + random.normal(size=value.shape) for key, value in START.items()},
+            int(random.integers(1, 50)),
+            float(random.random()),
+        )
+        for client in range(4)
+    ]
+    results = [AGGREGATORS[name]().step(START, order) for order in itertools.permutations(updates)]
+    for result in results[1:]:
+        for key in START:
+            assert (result[key] == results[0][key]).all()
+
+
+def test_fedyogi_moves_as_worked_by_hand() -> None:
+    """Two rounds with a change of 1: η = 1, τ = 0.5, β₁ = 0, β₂ = 0.5."""
+    yogi = FedYogi(eta=1.0, tau=0.5, beta1=0.0, beta2=0.5)
+    start = {"w": np.array([0.0])}
+    # v = 0.25 − 0.5 · 1 · sign(0.25 − 1) = 0.75
+    first = yogi.step(start, [Update(0, {"w": np.array([1.0])}, 1, 1.0)])
+    assert first["w"][0] == pytest.approx(1 / (0.75**0.5 + 0.5))
+    # v = 0.75 − 0.5 · 1 · sign(0.75 − 1) = 1.25
+    second = yogi.step(start, [Update(0, {"w": np.array([1.0])}, 1, 1.0)])
+    assert second["w"][0] == pytest.approx(1 / (1.25**0.5 + 0.5))
+
+
+def test_q_zero_is_the_unweighted_mean() -> None:
+    """The paper's limit case, whatever losses and samples are."""
+    updates = [update(0, 1.0, 100, 9.0), update(1, 3.0, 1, 0.1)]
+    assert QFedAvg(q=0.0).step(START, updates)["w"] == pytest.approx(START["w"] + 2.0)
+
+
+def test_a_larger_q_leans_towards_the_client_with_the_larger_loss() -> None:
+    """Two clients pull to opposite sides; the unhappy one wins."""
+    updates = [update(0, 1.0, loss=2.0), update(1, -1.0, loss=0.5)]
+    moved = [float(QFedAvg(q=q).step(START, updates)["b"]) - 0.5 for q in (0.0, 1.0)]
+    assert moved[0] == pytest.approx(0.0, abs=1e-12)
+    assert moved[1] > 0.01
+
+
+def test_counters_are_not_averaged_and_types_stay() -> None:
+    """A float32 model stays one; the largest counter is kept."""
+    start = {"w": np.zeros(2, dtype=np.float32), "seen": np.array(3)}
+    updates = [
+        Update(client, {"w": np.full(2, client, dtype=np.float32), "seen": np.array(seen)}, 1, 0.1)
+        for client, seen in ((0, 7), (1, 5))
+    ]
+    result = FedAvg().step(start, updates)
+    assert result["w"].dtype == np.float32
+    assert result["w"].tolist() == [0.5, 0.5]
+    assert result["seen"] == 7
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"samples": 0}, "0 samples"),
+        ({"loss": float("nan")}, "loss is nan"),
+        ({"loss": -1.0}, "loss is -1"),
+        ({"weights": {"w": np.array([1.0, np.nan]), "b": np.array(0.0)}}, "w is not finite"),
+        ({"weights": {"w": np.zeros(3), "b": np.array(0.0)}}, r"w is \(3,\)"),
+        ({"weights": {"w": np.zeros(2)}}, "differs in b"),
+    ],
+)
+def test_a_broken_update_is_refused_with_the_client_and_what_is_wrong(
+    change: dict[str, Any], says: str
+) -> None:
+    """One line; nothing is aggregated."""
+    values: dict[str, Any] = {"client": 3, "weights": START, "samples": 1, "loss": 0.5}
+    with pytest.raises(AggregationError, match=f"update of client 3: .*{says}"):
+        FedAvg().step(START, [update(0, 1.0), Update(**(values | change))])
+
+
+def test_no_update_and_the_same_client_twice_are_refused() -> None:
+    """A round without reports has no mean; nobody counts twice."""
+    with pytest.raises(AggregationError, match="no updates"):
+        FedAvg().step(START, [])
+    with pytest.raises(AggregationError, match="client 1 is there twice"):
+        FedAvg().step(START, [update(1, 0.0), update(1, 1.0)])
