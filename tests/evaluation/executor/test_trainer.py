@@ -89,7 +89,8 @@ def test_a_failed_round_leaves_nothing_behind(trainer: Trainer, weights: Arrays)
 def test_scores_are_of_the_test_split(trainer: Trainer, weights: Arrays, digits: ImageData) -> None:
     """Fault F3: accuracies were measured on the training data."""
     rows = digits.test_images.reshape(len(digits.test_images), -1).astype(np.float64)
-    logits = rows @ weights["1.weight"].T + weights["1.bias"]
+    matrix, bias = (weights[name].astype(np.float64) for name in ("1.weight", "1.bias"))
+    logits = rows @ matrix.T + bias
     best = logits.argmax(axis=1)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     losses = -logs[np.arange(len(rows)), digits.test_labels]
