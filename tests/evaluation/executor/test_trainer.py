@@ -222,3 +222,17 @@ def test_a_forgotten_job_is_not_trained(trainer: Trainer, weights: Arrays) -> No
 
     with pytest.raises(ExecutorError, match="job 1 is not registered"):
         trainer.score(1, weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_gpu_trains_as_the_cpu_does(trainer: Trainer, weights: Arrays, stacked: bool) -> None:
+    """The device changes nothing, to 1e-9 in float64."""
+    other = Trainer("cuda", stacked=stacked)
+    other.register(job())
+
+    same(
+        other.train(1, 0, weights, range(CLIENTS), HYPER),
+        trainer.train(1, 0, weights, range(CLIENTS), HYPER),
+    )
