@@ -9,7 +9,8 @@ back to the front of its job's queue if that worker is lost.
 * **Memory.** A unit that needs more than a worker has free goes elsewhere, or is halved where no
   worker has enough. What a worker could not hold, it is not given again.
 * **Speed.** Idle workers are served fastest first; a slow one is left idle while faster ones would
-  finish all that waits before it could.
+  finish all that waits before it could. While tasks are short, a worker gets the next one before it
+  has done the last, so that it need not wait for the way there and back.
 
 Not here: messages (:mod:`evaluation.executor.broker`).
 """
@@ -30,6 +31,8 @@ SMOOTHING: Final = 0.3
 """Of the newest measurement in a moving mean."""
 SLOWNESS_MIN: Final = 0.05
 SLOWNESS_MAX: Final = 20.0
+AHEAD_S: Final = 0.5
+"""A worker with a task shorter than this may be given the next one, as short, before it is done."""
 TRIES_MAX: Final = 5
 """A unit that so many workers were lost with, or failed at, is not tried again."""
 
@@ -182,6 +185,8 @@ class Placement:
         worker = self.workers[key]
         placed = worker.has.pop(task)
         job, unit = placed.job, placed.unit
+        for other in worker.has.values():
+            other.since_ns = now_ns  # it begins only now
         took_s = max(1e-9, (now_ns - placed.since_ns) / SECOND_NS)
         is_score = unit.request.is_score
         pace_s = took_s / unit.work
@@ -225,21 +230,20 @@ class Placement:
 
     def place(self, now_ns: int) -> list[tuple[Worker, int, Unit]]:
         """Give idle workers something to do: (worker, task, unit), until one side has no more."""
-        placed = []
-        idle = sorted(
-            (worker for worker in self.workers.values() if not worker.has),
-            key=lambda worker: (worker.slowness, worker.name),
-        )
-        for worker in idle:
-            unit = self._choose(worker, now_ns)
-            if unit is None:
-                continue
-            job = self.jobs[unit.request.job]
-            job.running += 1
-            self._tasks += 1
-            worker.has[self._tasks] = Placed(job, unit, now_ns, _expected_s(job, unit, worker))
-            placed.append((worker, self._tasks, unit))
-        return placed
+        by_speed = sorted(self.workers.values(), key=lambda it: (it.slowness, it.name))
+        placed = [self._place_at(worker, now_ns) for worker in by_speed if not worker.has]
+        placed += [self._place_at(worker, now_ns) for worker in by_speed if _is_soon_idle(worker)]
+        return [each for each in placed if each is not None]
+
+    def _place_at(self, worker: Worker, now_ns: int) -> tuple[Worker, int, Unit] | None:
+        unit = self._choose(worker, now_ns)
+        if unit is None:
+            return None
+        job = self.jobs[unit.request.job]
+        job.running += 1
+        self._tasks += 1
+        worker.has[self._tasks] = Placed(job, unit, now_ns, _expected_s(job, unit, worker))
+        return worker, self._tasks, unit
 
     def _choose(self, worker: Worker, now_ns: int) -> Unit | None:
         waiting = [
@@ -251,6 +255,10 @@ class Placement:
             if worker.key in unit.failed_at and not self.workers.keys() <= unit.failed_at:
                 continue
             clients = self._clients_at_once(job, unit, worker)
+            if worker.has and (
+                clients < len(unit.clients) or not 0 < _expected_s(job, unit, worker) <= AHEAD_S
+            ):
+                return None  # it is this job's turn, once the worker is idle
             if clients == 0 or self._faster_ones_suffice(job, unit, worker, now_ns):
                 continue
             job.waiting.popleft()
@@ -304,6 +312,11 @@ def _put_back(placed: Placed, units: list[Unit]) -> None:
     placed.job.running -= 1
     if placed.unit.request.wanted:
         placed.job.waiting.extendleft(reversed(units))
+
+
+def _is_soon_idle(worker: Worker) -> bool:
+    """Whether it has one task, and that a short one: the next may be on its way already."""
+    return len(worker.has) == 1 and all(0 < it.expected_s <= AHEAD_S for it in worker.has.values())
 
 
 def _expected_s(job: Job, unit: Unit, worker: Worker) -> float:

@@ -247,9 +247,12 @@ class JobServer:
             self.take(ask, respond)
 
     def _close(self) -> Attempt:
-        """The attempt is over: whoever waits is told so."""
+        """The attempt is over: whoever waits is told so, and nobody is trained for it any more."""
         attempt, self.attempt = self.attempt, None
         assert attempt is not None
+        if self._training is not None:
+            self._training.cancel()
+            self._training = None
         self._pending.clear()
         for ask, respond in self._waiting.values():
             respond(Answer(ask.request, f"round {ask.round} is over"))
@@ -280,7 +283,8 @@ class JobServer:
                         ask, respond = self._waiting.pop(client)
                         respond(Answer(ask.request))
         finally:
-            self._training = None
+            if self._training is asyncio.current_task():
+                self._training = None
 
     def _set_weights(self) -> None:
         if self.executor:

@@ -190,18 +190,23 @@ def _train_stack(
         name: value.unsqueeze(0).repeat(count, *(1 for _ in value.shape))
         for name, value in start.items()
     }
-    momenta = {name: torch.zeros_like(value) for name, value in weights.items()}
+    optimizer = torch.optim.SGD(
+        list(weights.values()),
+        lr=hyper.learning_rate,
+        momentum=hyper.momentum,
+        weight_decay=hyper.weight_decay,
+        fused=True,  # one pass over the weights: they are many, and the memory is slow
+    )
     step = _stacked_step(model)
     losses = []
     for images, labels, counts in _stacked_batches(clients, batches):
         gradients, loss = step(weights, images, labels, counts)
         losses.append(loss)
         for name, value in weights.items():
-            gradient = gradients[name].add_(value, alpha=hyper.weight_decay)
             if hyper.prox_mu:
-                gradient.add_(value - start[name], alpha=hyper.prox_mu)
-            momentum = momenta[name].mul_(hyper.momentum).add_(gradient)
-            value.sub_(momentum, alpha=hyper.learning_rate)
+                gradients[name].add_(value - start[name], alpha=hyper.prox_mu)
+            value.grad = gradients[name]
+        optimizer.step()
     of_step = torch.stack(losses).cpu().tolist()  # (steps, clients)
     arrays = {name: _to_array(value) for name, value in weights.items()}
     for place, data in enumerate(clients):

@@ -24,7 +24,7 @@ from evaluation.executor.jobs import JobModel, PartitionSpec
 from evaluation.executor.serve import serve
 from evaluation.executor.worker import Worker
 from evaluation.training.specs import Hyper, ModelSpec, Score
-from propius.core import SECOND_NS, Frames, Send
+from propius.core import SECOND_NS, Frames, Say, Send
 from propius.shell.wake import Shutdown
 
 TORCH = "2.0"
@@ -104,8 +104,8 @@ class Hall:
             if isinstance(effect, Send):
                 inbox = self.inboxes.setdefault(effect.peer, [])
                 inbox.append(m.decode(effect.frames))
-            elif hasattr(effect, "event"):
-                self.said.append((effect.event, getattr(effect, "fields", {})))
+            elif isinstance(effect, Say):
+                self.said.append((effect.event, effect.fields))
 
     def heard(self, peer: bytes, kind: type[Any]) -> list[Any]:
         """What a peer got of this kind; it is taken out."""

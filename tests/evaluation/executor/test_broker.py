@@ -152,13 +152,33 @@ def test_jobs_share_the_workers_by_time_not_by_tasks(hall: Any) -> None:
         hall.job(peer, number)
         hall.train(peer, 1, range(400), job=number)
     counts = {1: 0, 2: 0}
+    having: list[m.Train] = []
     for _ in range(66):
-        (task,) = hall.tasks(b"a")
+        having += hall.tasks(b"a")
+        task = having.pop(0)
         counts[task.job] += 1
         hall.wait(1.0 if task.job == 1 else 0.1, b"a", b"long", b"short")
         hall.done(b"a", task)
 
     assert 4 <= counts[1] <= 9
+
+
+def test_a_short_task_is_on_its_way_before_the_last_is_done(hall: Any) -> None:
+    """A worker with tasks of a tenth of a second has the next one at hand; with long ones, not."""
+    hall.worker(b"a")
+    for number, took_s, ahead in ((1, 0.1, 1), (2, 5.0, 0)):
+        peer = b"j%d" % number
+        hall.job(peer, number)
+        hall.train(peer, 1, [1], job=number)
+        (task,) = hall.tasks(b"a")
+        hall.wait(took_s, b"a", peer)
+        hall.done(b"a", task)
+        hall.train(peer, 2, range(8), job=number)
+        tasks = hall.tasks(b"a")
+        assert len(tasks) == 1 + ahead
+        hall.say(peer, m.Cancel(2))
+        for task in tasks:
+            hall.done(b"a", task)
 
 
 def test_without_workers_requests_wait(hall: Any) -> None:
@@ -319,6 +339,7 @@ def test_a_slow_worker_is_not_given_what_a_fast_one_finishes_sooner(hall: Any) -
         for task in tasks[b"fast"]:
             hall.done(b"fast", task)
         for task in hall.tasks(b"fast"):
+            hall.wait(1.0, *peers)
             hall.done(b"fast", task)
         if tasks[b"slow"]:
             hall.wait(9.0, *peers)

@@ -232,6 +232,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_workers_killed_and_frozen_in_the_middle_change_nothing(tmp_path: Path) -> None:
     """Real workers: one is frozen while it has a task, one killed, then all are killed.
 

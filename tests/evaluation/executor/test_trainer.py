@@ -89,7 +89,8 @@ def test_a_failed_round_leaves_nothing_behind(trainer: Trainer, weights: Arrays)
 def test_scores_are_of_the_test_split(trainer: Trainer, weights: Arrays, digits: ImageData) -> None:
     """Fault F3: accuracies were measured on the training data."""
     rows = digits.test_images.reshape(len(digits.test_images), -1).astype(np.float64)
-    logits = rows @ weights["1.weight"].T + weights["1.bias"]
+    matrix, bias = (weights[name].astype(np.float64) for name in ("1.weight", "1.bias"))
+    logits = rows @ matrix.T + bias
     best = logits.argmax(axis=1)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     losses = -logs[np.arange(len(rows)), digits.test_labels]
@@ -221,3 +222,17 @@ def test_a_forgotten_job_is_not_trained(trainer: Trainer, weights: Arrays) -> No
 
     with pytest.raises(ExecutorError, match="job 1 is not registered"):
         trainer.score(1, weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_gpu_trains_as_the_cpu_does(trainer: Trainer, weights: Arrays, stacked: bool) -> None:
+    """The device changes nothing, to 1e-9 in float64."""
+    other = Trainer("cuda", stacked=stacked)
+    other.register(job())
+
+    same(
+        other.train(1, 0, weights, range(CLIENTS), HYPER),
+        trainer.train(1, 0, weights, range(CLIENTS), HYPER),
+    )

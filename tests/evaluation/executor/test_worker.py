@@ -61,9 +61,12 @@ def test_what_one_worker_cannot_do_another_does(
 ) -> None:
     """A worker with a bug or without the data does not fail the job while another can do it."""
     joined = threading.Semaphore(0)
-    executor = site.handle(
-        on_event=lambda what, _facts: what == "worker_joined" and joined.release()
-    )
+
+    def happened(what: str, _facts: object) -> None:
+        if what == "worker_joined":
+            joined.release()
+
+    executor = site.handle(on_event=happened)
 
     def broken(_clients: Sequence[int]) -> None:
         raise error

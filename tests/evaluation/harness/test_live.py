@@ -17,24 +17,34 @@ job_gap_mean_s: 20
 client_num: 60
 client_dispatchers: 2
 availability: {on_median_s: 120, off_median_s: 240}
-do_compute: false
 speedup_factor: 20
 """
+TIMES_ONLY = CONFIG + "do_compute: false\n"
+TRAINS = (
+    CONFIG.replace("[irs, random]", "[irs]").replace("total_job: 3", "total_job: 2")
+    + """
+workers: 1
+eval_interval: 1
+"""
+)
 PROFILE = """
 demand: {demand}
-total_round: 5
+total_round: {rounds}
 over_selection: 1.25
+model: softmax
 model_size: 2000
 public_constraint: {{cpu_f: {cpu}}}
 """
 
 
-def run(folder: Path, name: str, *, virtual: bool) -> RunReader:
+def run(
+    folder: Path, name: str, *, virtual: bool, config: str = TIMES_ONLY, rounds: int = 5
+) -> RunReader:
     (folder / "profiles").mkdir(exist_ok=True)
     for number, (demand, cpu) in enumerate([(8, 2), (6, 6), (4, 8)]):
         path = folder / "profiles" / f"job_{number}.yml"
-        path.write_text(PROFILE.format(demand=demand, cpu=cpu))
-    (folder / "run.yml").write_text(CONFIG)
+        path.write_text(PROFILE.format(demand=demand, cpu=cpu, rounds=rounds))
+    (folder / "run.yml").write_text(config)
     runner = Runner(load_experiment(folder / "run.yml"), folder / name, print)
     runner.prepare(virtual=virtual)
     runner.run(virtual=virtual)
@@ -72,3 +82,21 @@ def test_live_and_virtual_time_agree(tmp_path: Path) -> None:
         tasks = sum(client.tasks for client in results.clients)
         assert tasks >= sum(row.completed for row in results.rounds)
         assert all(client.utilised_s <= client.active_s + 60 for client in results.clients)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_live_run_trains_what_its_devices_bring(tmp_path: Path) -> None:
+    """Over daemons, broker and worker: every round trains, is tested, and the models get better."""
+    read = run(tmp_path, "live", virtual=False, config=TRAINS, rounds=2)
+    (results,) = read.results()
+    assert read.state == "finished"
+    assert sorted(job.job for job in results.jobs) == [0, 1]
+    done = [row for row in results.rounds if row.state == "completed"]
+    assert sorted((row.job, row.version) for row in done) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert all(row.trained_samples > 0 and row.completed >= 6 for row in done)
+    for job in range(2):
+        own = {row.version: row.accuracy for row in results.scores if row.job == job}
+        assert own.keys() == {0, 1, 2}
+        assert own[2] > own[0]
+    assert "worker_joined" in {event["kind"] for event in results.events}

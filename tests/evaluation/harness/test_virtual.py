@@ -66,6 +66,18 @@ def test_twice_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+@pytest.mark.slow
+def test_twice_the_same_over_a_broker_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Whichever worker trains what, and whoever is done first: the tables are equal."""
+    path = write(tmp_path, CONFIG.replace("workers: 0", "workers: 2"))
+    for name in ("one", "two"):
+        run(path, tmp_path / name)
+    files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.csv"))
+    assert len(files) == 8
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
 def test_policies_of_a_seed_see_the_same_clients_and_data(tmp_path: Path) -> None:
     """The same weights to begin with, the same arrivals, the same clients: only the choice differs.
 

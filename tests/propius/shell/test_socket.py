@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from propius.core import SECOND_NS, Link
-from propius.messages import PAYLOAD_BYTES_MAX
+from propius.messages import INSIDE_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX
 from propius.shell import socket as shell_socket
 from propius.shell.exit_codes import CANNOT_BIND, StartError
 from propius.shell.socket import Binding, LinkSocket, QueueLimits, open_socket
@@ -230,6 +230,20 @@ def test_oversize_frame_cuts_the_connection() -> None:
             honest.send_multipart([b"h", bytes(PAYLOAD_BYTES_MAX)])
             assert raw.poll(5_000)
             assert [len(frames[1]) for _, frames in link.drain()] == [PAYLOAD_BYTES_MAX]
+
+
+def test_a_link_may_carry_larger_frames() -> None:
+    """A link that says so takes frames above what the daemons' messages may have, up to its own."""
+    wide = Link("wide", "bind", outside=False, frame_bytes_max=INSIDE_PAYLOAD_BYTES_MAX + 1)
+    with zmq.Context() as context:
+        raw, endpoint = open_socket(context, Binding(wide, "tcp://127.0.0.1:0"))
+        with raw, context.socket(zmq.DEALER) as sender:
+            sender.linger = 0
+            sender.connect(endpoint)
+            sender.send_multipart([b"h", b"b", bytes(INSIDE_PAYLOAD_BYTES_MAX + 1)])
+            assert raw.poll(5_000)
+            ((_, frames),) = LinkSocket(wide, raw).drain()
+    assert [len(frame) for frame in frames] == [1, 1, INSIDE_PAYLOAD_BYTES_MAX + 1]
 
 
 def test_departed_peer_is_undelivered_with_a_real_router() -> None:
