@@ -8,7 +8,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
-EXTRAS := daemons,evaluation,training
+EXTRAS := daemons,evaluation
 
 # Passed on to the tool behind the command, as in `make test ARGS="-k lease"`.
 ARGS ?=
@@ -36,15 +36,15 @@ setup: $(VENV)/.core ## set up .venv and build the Rust core; repeats only what 
 demo: setup ## run three FL jobs on 300 simulated devices (ARGS="--policy fifo --seed 7")
 	$(BIN)/propius demo $(ARGS)
 
-eval: setup ## compare policies on 4 jobs that train on 200 simulated devices, in a few minutes
+eval: setup $(VENV)/.training ## compare policies on 4 jobs that train on 200 simulated devices, in a few minutes
 	rm -rf out/eval
 	$(BIN)/propius eval run evaluation/profiles/small/comparison.yml --virtual --out out/eval $(ARGS)
 	$(BIN)/propius eval report out/eval
 
-test: setup ## run the tests (ARGS="-k lease", WORKERS=0 for one process)
+test: setup $(VENV)/.training ## run the tests (ARGS="-k lease", WORKERS=0 for one process)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-check: setup ## lint, format, types, clippy, rustfmt, Rust tests
+check: setup $(VENV)/.training ## lint, format, types, clippy, rustfmt, Rust tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
@@ -52,7 +52,7 @@ check: setup ## lint, format, types, clippy, rustfmt, Rust tests
 	$(CARGO) clippy $(CARGO_FLAGS) --all-targets --all-features -- -D warnings
 	$(CARGO) test $(CARGO_FLAGS)
 
-bench: setup ## run the benchmarks (figures and machine: benches/README.md)
+bench: setup $(VENV)/.training ## run the benchmarks (figures and machine: benches/README.md)
 	$(PYTHON) -m pytest benches --benchmark-only $(ARGS)
 	$(CARGO) bench $(CARGO_FLAGS)
 
@@ -80,4 +80,12 @@ $(VENV)/.core: $(VENV)/.dependencies $(RUST_SOURCES) $(if $(wildcard propius/_co
 	@scripts/toolchain.sh rust >/dev/null
 	@echo "propius: building the Rust core (release) and installing this checkout into $(VENV)"
 	$(PYTHON) -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# What trains is gigabytes of torch, which the daemons, the simulator and the demo do without.
+$(VENV)/.training: pyproject.toml | $(VENV)/.core
+	@echo "propius: installing the extra \"training\" (torch) into $(VENV)"
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["training"], sep="\n")' \
+		> $(VENV)/training.txt
+	$(PYTHON) -m pip install --quiet --requirement $(VENV)/training.txt
 	@touch $@
