@@ -18,11 +18,11 @@ from typing import IO, Final, Self
 
 import msgspec
 
+from evaluation.children import GRACE_S, end_all, failure_of
 from evaluation.demo.progress import Progress, read_progress
 
 __all__ = ["Child", "Children"]
 
-GRACE_S: Final = 5.0
 QUEUE_LINES_MAX: Final = 10_000
 
 
@@ -36,13 +36,7 @@ class Child:
 
     def failure(self) -> str:
         """Why it ended badly, in one line; "" if it runs or ended well."""
-        code = self.process.poll()
-        if code in (None, 0):
-            return ""
-        lines = self.log_path.read_text(errors="replace").strip().splitlines()
-        return (
-            f"{self.name} ended with {code}: {lines[-1] if lines else 'no word'} ({self.log_path})"
-        )
+        return failure_of(self.name, self.process, self.log_path)
 
 
 class Children:
@@ -88,15 +82,7 @@ class Children:
 
     def stop(self) -> None:
         """End every child that still runs."""
-        running = [child.process for child in self.children if child.process.poll() is None]
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_all([child.process for child in self.children])
 
     def __enter__(self) -> Self:
         return self

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from evaluation.children import end_all
 from evaluation.executor.jobs import STACK_CLIENTS, ExecutorError
 from propius.shell import exit_codes
 
 __all__ = ["LocalExecutor"]
 
-GRACE_S: Final = 5.0
 WATCH_S: Final = 0.5
 RESTARTS_MAX: Final = 3
 """Of one worker."""
@@ -116,15 +116,9 @@ class LocalExecutor:
                     self._workers[number] = self._start_worker(number)
 
     def _stop(self) -> None:
-        running = [*self._workers.values(), *([self._broker] if self._broker else [])]
-        for popen in running:
-            popen.terminate()
-        for popen in running:
-            try:
-                popen.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                popen.kill()
-                popen.wait()
+        started = [*self._workers.values(), *([self._broker] if self._broker else [])]
+        end_all(started)
+        for popen in started:
             _close(popen)
 
 

@@ -20,12 +20,12 @@ from typing import IO, Final, Self
 
 import msgspec
 
+from evaluation.children import end_all, failure_of
 from evaluation.jobs.told import Ready, Told, read_told
 from propius.errors import PropiusError
 
 __all__ = ["LiveError", "Process", "Processes"]
 
-GRACE_S: Final = 5.0
 QUEUE_LINES_MAX: Final = 10_000
 POLL_S: Final = 0.2
 
@@ -44,11 +44,7 @@ class Process:
 
     def failure(self) -> str:
         """Why it ended badly, in one line; "" if it runs or ended well."""
-        code = self.popen.poll()
-        if code in {None, 0}:
-            return ""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return f"{self.name} ended with {code}: {lines[-1] if lines else 'no word'} ({self.log})"
+        return failure_of(self.name, self.popen, self.log)
 
 
 class Processes:
@@ -143,15 +139,7 @@ class Processes:
 
     def stop(self) -> None:
         """End every process that still runs, and take what they said last."""
-        running = [each.popen for each in self.all if each.popen.poll() is None]
-        for popen in running:
-            popen.terminate()
-        for popen in running:
-            try:
-                popen.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                popen.kill()
-                popen.wait()
+        end_all([each.popen for each in self.all])
 
     def __enter__(self) -> Self:
         return self
