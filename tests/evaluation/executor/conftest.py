@@ -205,8 +205,8 @@ def open_site(settings: BrokerSettings, endpoint: str = "tcp://127.0.0.1:0") -> 
     thread.start()
     with ExitStack() as broker, ExitStack() as stack:
         broker.callback(thread.join, 10)
-        broker.callback(shutdowns.get(timeout=10).request)
-        yield Site(endpoints.get(timeout=10), stack)
+        broker.callback(shutdowns.get(timeout=60).request)
+        yield Site(endpoints.get(timeout=60), stack)
 
 
 def _drop(*_: object) -> Any:
