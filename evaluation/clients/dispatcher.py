@@ -25,9 +25,10 @@ from typing import Any, Final
 
 import msgspec
 
+from evaluation.children import complain, tell
 from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
 from evaluation.jobs.link import TaskLink
-from evaluation.jobs.told import ClientsTold, Ready, complain, tell
+from evaluation.jobs.told import ClientsTold, Ready
 from evaluation.results.rows import ClientRow
 from propius import Assignment, AsyncClient, AsyncConnection
 from propius.errors import (

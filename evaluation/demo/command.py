@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from evaluation.demo.children import Children
+from evaluation.children import Children
 from evaluation.demo.devices import DeviceSettings
 from evaluation.demo.job_server import JobSettings
 from evaluation.demo.jobs import DEMO_JOBS
+from evaluation.demo.progress import Progress, read_progress
 from evaluation.demo.scoreboard import Scoreboard, live_table, plain_line
 from evaluation.demo.summary import ACCURACY_MIN, results, results_table, write_summary
 from evaluation.figure import draw_demo
@@ -117,7 +118,7 @@ class DemoRun:
         """Run to the end; raises DemoFailedError when it cannot."""
         with terminated_is_interrupted(), self.system() as cluster:
             self.say(f"daemons ready after {self.elapsed_s():.1f} s; starting jobs and devices")
-            with Children(self.out / "logs") as children:
+            with Children(self.out / "logs", read_progress) as children:
                 self.start_children(children, cluster)
                 self.watch(children)
         return self.conclude()
@@ -136,7 +137,7 @@ class DemoRun:
             ready_timeout_s=READY_TIMEOUT_S,
         )
 
-    def start_children(self, children: Children, cluster: Cluster) -> None:
+    def start_children(self, children: Children[Progress], cluster: Cluster) -> None:
         """Start one process per job and one for all devices."""
         for job in DEMO_JOBS:
             settings = JobSettings(
@@ -157,11 +158,11 @@ class DemoRun:
         )
         children.start("devices", "evaluation.demo.devices", fleet)
 
-    def watch(self, children: Children) -> None:
+    def watch(self, children: Children[Progress]) -> None:
         """Show progress until every job is done."""
         with self.display() as show:
             while not self.board.finished:
-                progress = children.next_progress(timeout_s=0.25)
+                progress = children.hear(timeout_s=0.25)
                 if progress is not None:
                     self.board.take(progress)
                 show()

@@ -21,8 +21,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.children import complain, tell
 from evaluation.data_link import AsyncModelClient
-from evaluation.demo.progress import Devices, complain, tell
+from evaluation.demo.progress import Devices
 from evaluation.digits import Digits
 from evaluation.fedavg import LOCAL_EPOCHS, local_train
 from evaluation.population import Availability, Device, Outcome, Population

@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 
+from evaluation.children import tell
 from evaluation.data_link import ModelService
 from evaluation.demo.jobs import DemoJob
-from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched, tell
+from evaluation.demo.progress import JobDone, Progress, RoundDone, Watched
 from evaluation.digits import Digits
 from evaluation.fedavg import FedAvg, ServerMomentum, accuracy, initial_weights
 from propius import Job

@@ -6,13 +6,12 @@ second. The parent reads them with :func:`read_progress`; a line that is none of
 not noise to be skipped.
 
 >>> board = Devices(t_s=1.5, online=250, working=40, completed=7, failed=1, vanished=0)
->>> read_progress(write_progress(board)).online
+>>> read_progress(msgspec.json.encode(board).decode()).online
 250
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TypeAlias
 
 import msgspec
@@ -23,10 +22,7 @@ __all__ = [
     "Progress",
     "RoundDone",
     "Watched",
-    "complain",
     "read_progress",
-    "tell",
-    "write_progress",
 ]
 
 
@@ -83,12 +79,6 @@ class Devices(msgspec.Struct, tag="devices", frozen=True, kw_only=True):
 Progress: TypeAlias = Watched | RoundDone | JobDone | Devices
 
 _DECODER: msgspec.json.Decoder[Progress] = msgspec.json.Decoder(Progress)
-_ENCODER = msgspec.json.Encoder()
-
-
-def write_progress(progress: Progress) -> str:
-    """The line (without its end)."""
-    return _ENCODER.encode(progress).decode()
 
 
 def read_progress(line: str) -> Progress:
@@ -98,15 +88,3 @@ def read_progress(line: str) -> Progress:
     except msgspec.DecodeError as error:
         message = f"not a progress line ({error}): {line[:200]!r}"
         raise ValueError(message) from error
-
-
-def tell(progress: Progress) -> None:
-    """Write a progress line to standard output, at once."""
-    sys.stdout.write(write_progress(progress) + "\n")
-    sys.stdout.flush()
-
-
-def complain(text: str) -> None:
-    """Write a line for people to standard error, which the parent keeps as this process's log."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from evaluation.children import end_all
+from evaluation.children import close_pipes, end_all
 from evaluation.executor.jobs import STACK_CLIENTS, ExecutorError
 from propius.shell import exit_codes
 
@@ -112,17 +112,11 @@ class LocalExecutor:
                     continue
                 if self._restarts[number] < RESTARTS_MAX:
                     self._restarts[number] += 1
-                    _close(popen)
+                    close_pipes(popen)
                     self._workers[number] = self._start_worker(number)
 
     def _stop(self) -> None:
         started = [*self._workers.values(), *([self._broker] if self._broker else [])]
         end_all(started)
         for popen in started:
-            _close(popen)
-
-
-def _close(popen: subprocess.Popen[str]) -> None:
-    for pipe in (popen.stdin, popen.stdout):
-        if pipe is not None:
-            pipe.close()
+            close_pipes(popen)

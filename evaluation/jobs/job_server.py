@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.children import complain, tell
 from evaluation.executor.handle import Executor
 from evaluation.executor.messages import Register
 from evaluation.executor.remote import RemoteExecutor
@@ -34,7 +35,7 @@ from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.link import Answer, Ask, JobLink
 from evaluation.jobs.profiles import JobProfile
-from evaluation.jobs.told import Attempted, Happened, JobOver, Ready, Scored, complain, tell
+from evaluation.jobs.told import Attempted, Happened, JobOver, Ready, Scored
 from evaluation.results.rows import JobRow, RoundRow, ScoreRow
 from propius import AsyncJob
 from propius.errors import PropiusError

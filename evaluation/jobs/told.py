@@ -6,7 +6,6 @@ of the devices' time since the run's start.
 
 from __future__ import annotations
 
-import sys
 from typing import TypeAlias
 
 import msgspec
@@ -21,9 +20,7 @@ __all__ = [
     "Ready",
     "Scored",
     "Told",
-    "complain",
     "read_told",
-    "tell",
 ]
 
 
@@ -65,7 +62,6 @@ class Happened(msgspec.Struct, tag="happened", frozen=True):
 Told: TypeAlias = Ready | Attempted | Scored | JobOver | ClientsTold | Happened
 
 _DECODER: msgspec.json.Decoder[Told] = msgspec.json.Decoder(Told)
-_ENCODER = msgspec.json.Encoder()
 
 
 def read_told(line: str) -> Told:
@@ -78,15 +74,3 @@ def read_told(line: str) -> Told:
         return _DECODER.decode(line)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a line of ours ({error}): {line[:200]!r}") from error
-
-
-def tell(told: Told) -> None:
-    """Write a line to standard output, at once."""
-    sys.stdout.write(_ENCODER.encode(told).decode() + "\n")
-    sys.stdout.flush()
-
-
-def complain(text: str) -> None:
-    """Write a line for people to standard error, which becomes this process's log."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -48,4 +48,4 @@ def test_a_failure_is_the_last_line_of_the_log(tmp_path: Path) -> None:
     log.write_text("Traceback\nno room\n")
     popen = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], text=True)
     popen.wait()
-    assert children.failure_of("job 1", popen, log) == f"job 1 ended with 3: no room ({log})"
+    assert children.Child("job 1", popen, log).failure() == f"job 1 ended with 3: no room ({log})"
