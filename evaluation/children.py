@@ -10,18 +10,21 @@ Not here: what the lines say (:mod:`evaluation.demo.progress`, :mod:`evaluation.
 from __future__ import annotations
 
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Final, Generic, Self, TypeVar
 
 import msgspec
 
-__all__ = ["Child", "Children", "close_pipes", "complain", "end_all", "tell"]
+__all__ = ["Child", "Children", "close_pipes", "complain", "end_all", "tell",
+           "terminated_is_interrupted"]  # fmt: skip
 
 GRACE_S: Final = 5.0
 """From SIGTERM to SIGKILL."""
@@ -134,6 +137,20 @@ def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that it cleans up."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def close_pipes(process: subprocess.Popen[str]) -> None:

@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.replay import DaemonReplay, Instant, ReplayReport, order, replay, what_if
-from evaluation.simulator.arguments import JsonOption, parse_options
+from evaluation.simulator.arguments import parse_options
+from propius.cli.options import JsonOption
 from propius.engine import POLICIES, EngineError
 from propius.errors import PropiusError
 from propius.messages import PlanFailed, PlanMade

@@ -38,7 +38,7 @@ from propius.errors import (
     StaleTokenError,
 )
 
-__all__ = ["Dispatcher", "DispatcherSettings", "behaviour_settings", "main"]
+__all__ = ["Dispatcher", "DispatcherSettings", "behaviour_settings", "main", "read_behaviour"]
 
 CLIENTS_PER_CONNECTION: Final = 250
 OFFER_WAIT_S: Final = 30.0
@@ -59,9 +59,14 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def behaviour_settings(behaviour: Behaviour) -> dict[str, Any]:
-    """As JSON takes it; :class:`Dispatcher` reads it."""
-    made: dict[str, Any] = msgspec.to_builtins(behaviour)
+    """As JSON takes it; :func:`read_behaviour` reads it."""
+    made: dict[str, Any] = msgspec.to_builtins(behaviour, enc_hook=str)  # of its files' paths
     return made
+
+
+def read_behaviour(settings: dict[str, Any]) -> Behaviour:
+    """What :func:`behaviour_settings` made of it."""
+    return msgspec.convert(settings, Behaviour, dec_hook=lambda kind, value: kind(value))
 
 
 @dataclass
@@ -83,8 +88,7 @@ class Dispatcher:
 
     def __init__(self, settings: DispatcherSettings) -> None:
         self.settings = settings
-        behaviour = msgspec.convert(settings.behaviour, Behaviour)
-        self.clients = behaviour.draw(range(settings.first, settings.last))
+        self.clients = read_behaviour(settings.behaviour).draw(range(settings.first, settings.last))
         self.start_ns = 0
         self._uses = {client.index: _Use() for client in self.clients}
         self._changed: set[int] = set()

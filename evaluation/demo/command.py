@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
-from evaluation.children import Children
+from evaluation.children import Children, terminated_is_interrupted
 from evaluation.demo.devices import DeviceSettings
 from evaluation.demo.job_server import JobSettings
 from evaluation.demo.jobs import DEMO_JOBS
@@ -261,17 +259,3 @@ def verified(events: Path) -> str:
     if outcome.returncode != 0:
         raise DemoFailedError(f"the event log shows a violation:\n{said}")
     return said
-
-
-@contextmanager
-def terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that it cleans up."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -160,19 +160,21 @@ class _Watch:
     def until_over(self, processes: Processes) -> None:
         """Raises LiveError if a process ends badly, or the time is over."""
         deadline_s = monotonic() + self._config.timeout_s
-        clients_at_s = monotonic() + CLIENTS_EVERY_S
+        look_at_s, clients_at_s = 0.0, monotonic() + CLIENTS_EVERY_S
         while self._open:
-            told = processes.hear(HEAR_S)
-            if told is not None:
+            if (told := processes.hear(HEAR_S)) is not None:
                 self.take(told)
+            now_s = monotonic()
+            if now_s < look_at_s:
                 continue
+            look_at_s = now_s + HEAR_S  # by the clock: there may never be silence
             processes.check()
-            if monotonic() > deadline_s:
+            if now_s > deadline_s:
                 raise LiveError(
                     f"jobs {sorted(self._open)} are not done after {self._config.timeout_s:g} s"
                 )
-            if monotonic() > clients_at_s:
-                clients_at_s = monotonic() + CLIENTS_EVERY_S
+            if now_s > clients_at_s:
+                clients_at_s = now_s + CLIENTS_EVERY_S
                 self._write_clients()
         self._end(processes)
 

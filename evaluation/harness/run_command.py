@@ -7,7 +7,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from evaluation.demo.command import terminated_is_interrupted
+from evaluation.children import terminated_is_interrupted
 from evaluation.harness.config import packaged_config
 from evaluation.harness.experiment import load_experiment
 from propius.engine import EngineError
@@ -16,7 +16,6 @@ from propius.shell import exit_codes
 
 __all__ = ["run"]
 
-FAILED: Final = 1
 INTERRUPTED: Final = 130
 
 
@@ -46,7 +45,7 @@ def run(
 
     Example: propius eval run --virtual --out out/irs-against-random
     """
-    # What follows loads torch and data, which `propius --help` need not wait for.
+    # What follows loads torch and data, which `propius eval --help` need not wait for.
     from evaluation.harness.runner import Runner
 
     try:
@@ -58,7 +57,7 @@ def run(
         with terminated_is_interrupted():
             runner.run(virtual=virtual)
     except (PropiusError, EngineError) as error:
-        _refuse(str(error), FAILED)
+        _refuse(str(error), exit_codes.FAILED)
     except KeyboardInterrupt:
         _refuse("interrupted; everything was stopped", INTERRUPTED)
     typer.echo(f"results: {out} (propius eval report {out})")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,13 +13,11 @@ from rich import table as rich_table
 from rich.console import Console
 
 from evaluation.files import replacing
-from evaluation.report.charts import draw_charts
 from evaluation.report.document import Report, make_report
 from evaluation.report.original_csv import write_original_csv
-from evaluation.report.page import page
 from evaluation.report.tables import TABLES, Table, headline, notices
 from evaluation.simulator.arguments import wide_console
-from propius.cli.options import JsonOption
+from propius.cli.options import JsonOption, one_line
 from propius.errors import PropiusError
 from propius.shell import exit_codes
 
@@ -63,17 +60,15 @@ def report(
 
     Example: propius eval report out/irs-against-random
     """
-    with _refusals():
+    with one_line(exit_codes.CONFIGURATION):
         names = _tables(show)
         found = make_report(runs, target=target)
         if every is not None:
             _follow(runs, target, names, found, every)
             return
-        if as_json and out is None:
-            typer.echo(_json(found), nl=False)
-            return
         where = out or runs[0] / "report"
-        write_report(found, where)
+        if out is not None or not as_json:
+            write_report(found, where)
         if as_json:
             typer.echo(_json(found), nl=False)
             return
@@ -83,6 +78,10 @@ def report(
 
 def write_report(found: Report, where: Path) -> None:
     """Write the page, the figures, report.json and csv/; raises PropiusError."""
+    # They load matplotlib, which tables and JSON need not wait for.
+    from evaluation.report.charts import draw_charts
+    from evaluation.report.page import page
+
     try:
         where.mkdir(parents=True, exist_ok=True)
         charts = draw_charts(found)
@@ -152,13 +151,3 @@ def _rich(table: Table) -> rich_table.Table:
     for row in table.rows:
         made.add_row(*row)
     return made
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What went wrong becomes one line; bad input exits with 2."""
-    try:
-        yield
-    except PropiusError as error:
-        typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.CONFIGURATION) from None

@@ -25,12 +25,9 @@ from evaluation.results.rows import RoundRow
 __all__ = ["write_original_csv"]
 
 
-def write_original_csv(
-    result: PolicyResults, jobs: Sequence[JobSummary], folder: Path
-) -> list[Path]:
+def write_original_csv(result: PolicyResults, jobs: Sequence[JobSummary], folder: Path) -> None:
     """Write the files of one policy and seed into ``folder``; ``jobs`` are its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
     for job in jobs:
         rows = [row for row in result.rounds if row.job == job.job]
         name = f"{job.job}_{result.policy.replace(':', '.')}.csv"
@@ -52,10 +49,10 @@ def write_original_csv(
                 [_train_row(row) for row in rows if row.state == "completed"],
             ),
         }
-        written += [_write(folder / file, *table) for file, table in tables.items()]
+        for file, table in tables.items():
+            _write(folder / file, *table)
     clients = [(row.utilised_s, row.active_s, row.client) for row in result.clients]
-    written.append(_write(folder / "client_result.csv", "utilize_time,active_time,client", clients))
-    return written
+    _write(folder / "client_result.csv", "utilize_time,active_time,client", clients)
 
 
 def _job_rows(rows: Sequence[RoundRow], job: JobSummary) -> list[Sequence[Any]]:
@@ -81,9 +78,8 @@ def _train_row(row: RoundRow) -> Sequence[Any]:
     return (row.round, row.completed, mean * row.completed, mean, row.trained_samples)
 
 
-def _write(path: Path, columns: str, rows: Iterable[Sequence[Any]]) -> Path:
+def _write(path: Path, columns: str, rows: Iterable[Sequence[Any]]) -> None:
     with replacing(path) as draft, draft.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns.split(","))
         writer.writerows(rows)
-    return path

@@ -70,7 +70,7 @@ def page(report: Report, charts: Sequence[Chart]) -> str:
         *map(_figure, charts),
         "</div>",
         _table(tables["jobs"], colours),
-        _table(tables["events"], colours) if tables["events"].rows else "",
+        _table(tables["events"], colours),
         "<h2>What was run</h2>",
         *map(_run, report.runs),
     ]

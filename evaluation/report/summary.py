@@ -56,7 +56,6 @@ class Variant:
     run: str
     policy: str
     results: list[PolicyResults]
-    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def variants(runs: Sequence[RunReader]) -> list[Variant]:
     for run, policy, results in found:
         where = run.folder.resolve().name if by_name else str(run.folder)
         label = policy if names.count(policy) == 1 else f"{policy} ({where})"
-        made.append(Variant(label, where, policy, results, run.config))
+        made.append(Variant(label, where, policy, results))
     return made
 
 

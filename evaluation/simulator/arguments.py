@@ -82,7 +82,6 @@ NumberOption: TypeAlias = Annotated[
 BaseOption: TypeAlias = Annotated[
     str, typer.Option(help="Compare with this policy. Default: random if it runs, else the first.")
 ]
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 OutOption: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the JSON to this file as well.")
 ]

@@ -11,7 +11,6 @@ from evaluation.files import replacing
 from evaluation.simulator.arguments import (
     BaseOption,
     JobsOption,
-    JsonOption,
     NumberOption,
     OutOption,
     PolicyOption,
@@ -35,6 +34,7 @@ from evaluation.simulator.grid import TASKS_PER_SESSION, Grid, run_grid
 from evaluation.simulator.results import PolicySummary, summarize
 from evaluation.simulator.tables import as_json, comparison_table
 from evaluation.simulator.workloads import load_jobs
+from propius.cli.options import JsonOption
 from propius.errors import PropiusError
 
 __all__ = ["app", "simulate"]

@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from evaluation.simulator.arguments import (
-    JsonOption,
     load_trace,
     parse_seeds,
     refusals,
@@ -29,6 +28,7 @@ from evaluation.simulator.reproduce import (
 )
 from evaluation.simulator.tables import duration
 from evaluation.simulator.workloads import WORKLOADS, load_jobs
+from propius.cli.options import JsonOption
 from propius.errors import PropiusError
 
 __all__ = ["app"]

@@ -11,7 +11,6 @@ import typer
 from rich.table import Table
 
 from evaluation.simulator.arguments import (
-    JsonOption,
     check_out,
     load_trace,
     refusals,
@@ -20,6 +19,7 @@ from evaluation.simulator.arguments import (
 )
 from evaluation.simulator.generate import PRESETS, generate, write_csv
 from evaluation.simulator.tables import duration
+from propius.cli.options import JsonOption
 from propius.engine import Trace
 from propius.errors import PropiusError
 

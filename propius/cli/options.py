@@ -27,13 +27,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """What went wrong becomes one line and an exit code."""
+def one_line(code: int | None = None) -> Iterator[None]:
+    """What went wrong becomes one line and an exit code, that of the error or this one."""
     try:
         yield
     except PropiusError as error:
         typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.exit_code_of(error)) from None
+        raise typer.Exit(exit_codes.exit_code_of(error) if code is None else code) from None
 
 
 def state_dir_of(config: Path | None, state_dir: Path | None) -> Path:

@@ -4,6 +4,7 @@ import json
 from itertools import islice, pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from evaluation.clients.behaviour import (
@@ -13,6 +14,7 @@ from evaluation.clients.behaviour import (
     TaskCost,
     share_out,
 )
+from evaluation.clients.dispatcher import behaviour_settings, read_behaviour
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.yaml_file import SettingsError
 
@@ -133,3 +135,10 @@ def test_a_client_suits_a_job_whose_both_constraints_it_meets() -> None:
     assert not phone(cpu_f=5.9).suits(profile)
     tight = profile.model_copy(update={"private_constraint": {"dataset_size": 151.0}})
     assert not phone().suits(tight)
+
+
+def test_a_dispatcher_gets_the_files_that_its_parent_was_given(tmp_path: Path) -> None:
+    """Their paths travel as text, and come out as they went in."""
+    made = behaviour(files=ClientFiles(spec=tmp_path / "specs.json", avail=tmp_path / "avail.json"))
+    text = msgspec.json.encode(behaviour_settings(made))
+    assert read_behaviour(msgspec.json.decode(text)) == made

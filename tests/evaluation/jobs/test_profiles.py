@@ -49,6 +49,7 @@ def test_a_profile_of_the_originals_fields_is_read(tmp_path: Path) -> None:
         (GOOD + "learning_rate: .nan\n", "learning_rate: "),
         ("- 1\n", "fields and values expected"),
         ("demand: [\n", "line 2: "),
+        (GOOD + "? [a, b]\n: 1\n", "line 3: "),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_and_field(
