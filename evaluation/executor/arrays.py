@@ -65,9 +65,9 @@ def pack(weights: Mapping[str, NDArray[Any]]) -> tuple[list[ArrayHead], bytes]:
                 f"weights {name!r} ({value.dtype}, {value.shape}): {error}"
             ) from error
         heads.append(head)
-        parts.append(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")).tobytes())
-    _check(heads, sum(map(len, parts)))
-    return heads, b"".join(parts)
+        parts.append(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<")))
+    _check(heads, sum(part.nbytes for part in parts))
+    return heads, b"".join(part.data for part in parts)
 
 
 def unpack(

@@ -254,7 +254,7 @@ class BrokerCore(Core):
         unit = self.placement.finish(peer, message.number, now_ns)
         request = unit.request
         request.left.difference_update(unit.clients)
-        if request.key not in self._requests:
+        if not request.wanted:
             return  # nobody waits for it any more
         answer = msgspec.structs.replace(message, number=request.key[1])
         self.emit(Send(LINK.name, request.key[0], m.encode(answer, *frames[2:])))
@@ -291,7 +291,7 @@ class BrokerCore(Core):
         self._happened(what, name=state.hello.name, why=why, tasks=len(units))
         for unit in units:
             request = unit.request
-            if request.key not in self._requests:
+            if not request.wanted:
                 continue
             if unit.tries >= TRIES_MAX:
                 self._fail(request, f"job {request.job}: {unit.tries} workers were lost with it")
@@ -430,7 +430,7 @@ class BrokerCore(Core):
         self.placement.cancel(request)
 
     def _fail(self, request: Request, text: str) -> None:
-        if request.key in self._requests:
+        if request.wanted:
             self._close(request)
             self._refuse(*request.key, text)
 

@@ -113,7 +113,7 @@ class InProcessExecutor:
         """See :class:`Executor`."""
         with self._lock:
             self._versions.forget(job)
-        self._thread.submit(self._own().forget, job)
+        self._thread.submit(lambda: self._own().forget(job))
 
     def close(self) -> None:
         """See :class:`Executor`."""

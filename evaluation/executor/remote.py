@@ -174,14 +174,18 @@ class RemoteExecutor:
     # --- talking, in its own thread --------------------------------------------------------------
 
     def _run(self) -> None:
-        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-            self._talk(dealer)
+        try:
+            with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+                self._talk(dealer)
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+            self._break(f"{type(error).__name__}: {error}")
 
     def _talk(self, dealer: zmq.Socket[bytes]) -> None:
         dealer.linger = LINGER_MS
         dealer.immediate = True
         dealer.maxmsgsize = FRAME_BYTES_MAX
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
+        dealer.ipv6 = "[" in self.endpoint
         dealer.connect(self.endpoint)
         poller = zmq.Poller()
         poller.register(dealer, zmq.POLLIN)
@@ -313,5 +317,6 @@ class RemoteExecutor:
 
     def _break(self, why: str) -> None:
         """Nothing more can come of this connection."""
-        self._failure = why
+        with self._lock:
+            self._failure = why
         self._fail_all(why)

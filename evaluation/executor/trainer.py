@@ -101,11 +101,13 @@ class Trainer:
                 f"job {model.job}: its model is for {model.spec.shape} and {model.spec.classes} "
                 f"classes, {model.dataset} has {data.shape} and {data.classes}"
             )
-        with torch.random.fork_rng(devices=[]):
+        partition = self._partition(data, model)
+        with (
+            self._memory(f"job {model.job}: its data and model"),
+            torch.random.fork_rng(devices=[]),
+        ):
             network = build(model.spec, dtype=DTYPES[model.dtype]).to(self.device)
-        self._jobs[model.job] = _Job(
-            model, network, self._on_device(data, model), self._partition(data, model)
-        )
+            self._jobs[model.job] = _Job(model, network, self._on_device(data, model), partition)
 
     def forget(self, job: int) -> None:
         """Free the job's model."""
@@ -120,8 +122,8 @@ class Trainer:
         for weights that do not fit.
         """
         known = self._job(job)
-        data = [self._client(known, client) for client in clients]
         with self._memory(f"job {job}: {len(clients)} clients at once"):
+            data = [self._client(known, client) for client in clients]
             updates = train(
                 known.network,
                 weights,

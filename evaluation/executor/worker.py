@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias
 
+import msgspec
 import zmq
 from numpy.typing import NDArray
 
@@ -120,16 +121,17 @@ class Worker:
         dealer.immediate = True  # nothing is kept for a broker that is not there
         dealer.maxmsgsize = FRAME_BYTES_MAX
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
+        dealer.ipv6 = "[" in self._endpoint
         dealer.connect(self._endpoint)
-        self._say_hello(dealer)
-        while not self._stop.is_set():
-            self._turn(dealer)
-        self._send(dealer, m.encode(m.Leave()))
-
-    def _turn(self, dealer: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
         poller.register(dealer, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)
+        self._say_hello(dealer)
+        while not self._stop.is_set():
+            self._turn(dealer, poller)
+        self._send(dealer, m.encode(m.Leave()))
+
+    def _turn(self, dealer: zmq.Socket[bytes], poller: zmq.Poller) -> None:
         wait_s = max(0.0, self._beat_due_s - time.monotonic())
         ready = dict(poller.poll(int(wait_s * 1_000) + 1))
         if self._wake.fileno() in ready:
@@ -147,13 +149,8 @@ class Worker:
         self._epoch += 1
         self._welcome = False
         self._weights = Recent()
-        hello = self._hello
-        self._send(
-            dealer,
-            m.encode(
-                m.Hello(hello.name, hello.session, hello.torch, hello.device, self._free_bytes())
-            ),
-        )
+        hello = msgspec.structs.replace(self._hello, memory_free_bytes=self._free_bytes())
+        self._send(dealer, m.encode(hello))
         self._heard_s = time.monotonic()
         self._beat_due_s = self._heard_s + HELLO_AGAIN_S
 
@@ -192,13 +189,13 @@ class Worker:
                 self._weights.forget(message.job)
                 self._tasks.put(message)
             case m.Weights():
-                self._keep(dealer, message, arrays)
+                self._keep(message, arrays)
             case m.Train() | m.ScoreTask():
                 self._begin(dealer, message)
             case _:
                 pass  # a beat
 
-    def _keep(self, dealer: zmq.Socket[bytes], message: m.Weights, arrays: bytes) -> None:
+    def _keep(self, message: m.Weights, arrays: bytes) -> None:
         try:
             self._weights.add(message.job, message.version, unpack(message.arrays, arrays))
         except ProtocolError:
@@ -227,7 +224,7 @@ class Worker:
     def _work(self) -> None:
         trainer = self._make_trainer()
         registered: dict[int, m.Register] = {}
-        unfit: dict[int, PropiusError] = {}
+        unfit: dict[int, Exception] = {}
         while not self._stop.is_set():
             item = self._tasks.get()
             match item:
@@ -239,12 +236,13 @@ class Worker:
                         registered[item.job] = item
                         try:
                             trainer.register(item.job_model())
-                        except PropiusError as error:
+                        except Exception as error:  # noqa: BLE001 - its tasks will say so
                             unfit[item.job] = error
                             del registered[item.job]
                 case m.Forget():
-                    registered.pop(item.job, None)
-                    trainer.forget(item.job)
+                    unfit.pop(item.job, None)
+                    if registered.pop(item.job, None) is not None:
+                        trainer.forget(item.job)
                 case (epoch, task, weights):
                     if epoch == self._epoch:
                         self._results.put(
@@ -257,7 +255,7 @@ def _result(
     trainer: Trains,
     task: m.Train | m.ScoreTask,
     weights: Mapping[str, NDArray[Any]],
-    unfit: PropiusError | None,
+    unfit: Exception | None,
     name: str,
 ) -> Frames:
     """Do a task; whatever goes wrong becomes the answer."""
@@ -266,10 +264,14 @@ def _result(
         if unfit is not None:
             raise unfit
         if isinstance(task, m.Train):
-            return _trained(
+            answer = _trained(
                 task, trainer.train(task.job, task.round, weights, task.clients, task.hyper)
             )
-        return _scored(task, trainer.score(task.job, weights))
+        else:
+            answer = _scored(task, trainer.score(task.job, weights))
+        # What the broker could not read (a loss beyond all bounds) would end this worker.
+        m.decode(answer)
+        return answer
     except MemoryShortError as error:
         why, text = "memory", str(error)
     except DataError as error:

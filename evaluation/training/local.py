@@ -138,7 +138,7 @@ def _train_one(
     model.load_state_dict(start)
     model.train()
     parameters = list(model.parameters())
-    anchors = [value.detach().clone() for value in parameters]
+    anchors = [start[name] for name, _ in model.named_parameters()]
     optimizer = torch.optim.SGD(
         parameters,
         lr=hyper.learning_rate,
@@ -150,14 +150,15 @@ def _train_one(
         chosen = torch.from_numpy(index[weight > 0]).to(data.labels.device)
         optimizer.zero_grad()
         loss = cross_entropy(model(data.images[chosen]), data.labels[chosen])
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach())
         loss.backward()  # type: ignore[no-untyped-call]
         if hyper.prox_mu:
             for value, anchor in zip(parameters, anchors, strict=True):
                 assert value.grad is not None
                 value.grad.add_(value.detach() - anchor, alpha=hyper.prox_mu)
         optimizer.step()
-    return Update(data.client, to_arrays(model), len(data.labels), _moving(losses, hyper))
+    moving = _moving(torch.stack(losses).tolist(), hyper)
+    return Update(data.client, to_arrays(model), len(data.labels), moving)
 
 
 def _moving(losses: Sequence[float], hyper: Hyper) -> float:

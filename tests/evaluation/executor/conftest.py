@@ -221,6 +221,13 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
+def ipv6_site() -> Iterator[Site]:
+    """A real broker at an IPv6 address."""
+    with open_site(BrokerSettings(beat_s=0.1, lost_s=1.0), "tcp://[::1]:0") as opened:
+        yield opened
+
+
+@pytest.fixture
 def sites() -> Iterator[Callable[..., Site]]:
     """Real brokers; ``after`` ends one and starts the next at its address."""
     with ExitStack() as stack:

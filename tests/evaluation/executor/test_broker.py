@@ -351,6 +351,22 @@ def test_a_slow_worker_is_not_given_what_a_fast_one_finishes_sooner(hall: Any) -
     assert hall.tasks(b"slow") == []
 
 
+def test_a_number_that_is_used_again_is_another_request(hall: Any) -> None:
+    """The first one's late result is nobody's, and the second's is the answer."""
+    hall.job(b"handle")
+    hall.worker(b"a")
+    hall.train(b"handle", 1, [1])
+    [first] = hall.heard(b"a", m.Train)
+    hall.say(b"handle", m.Cancel(1))
+    hall.train(b"handle", 1, [2])
+    hall.done(b"a", first)
+    assert not hall.heard(b"handle", m.Trained)
+    [second] = hall.heard(b"a", m.Train)
+    hall.done(b"a", second)
+    [answer] = hall.heard(b"handle", m.Trained)
+    assert (answer.number, answer.clients) == (1, [2])
+
+
 def test_a_cancelled_request_is_not_begun_any_more(hall: Any) -> None:
     """Nobody waits for it: what has not begun does not begin, what comes is dropped."""
     hall.job(b"j")

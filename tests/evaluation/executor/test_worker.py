@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from evaluation.aggregators import Update
 from evaluation.data.images import DataError
 from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
 from evaluation.executor.worker import Worker, WorkerError
@@ -224,3 +227,63 @@ def test_a_worker_forgets_a_job_that_is_over(
     asked(executor, other, weights, [1]).result(PATIENCE_S)
 
     assert trainer.registered == [2]
+
+
+def test_a_loss_beyond_all_bounds_fails_its_job_only(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """The worker says so in one line, and goes on with the next job."""
+
+    class Diverging(fake):  # type: ignore[misc]
+        def train(self, number: int, *others: Any) -> list[Update]:
+            updates: list[Update] = super().train(number, *others)
+            loss = math.inf if number == 1 else 0.5
+            return [replace(update, loss=loss) for update in updates]
+
+    site.worker(Diverging)
+    executor = site.handle()
+
+    with pytest.raises(ExecutorError, match="losses"):
+        asked(executor, job, weights, [1]).result(PATIENCE_S)
+    updates = asked(executor, replace(job, job=2), weights, [1]).result(PATIENCE_S)
+    assert [update.loss for update in updates] == [0.5]
+
+
+def test_a_job_that_a_worker_cannot_even_begin_goes_to_another(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """A bug while the data is prepared costs one worker's try, and nobody waits for ever."""
+
+    class Broken(fake):  # type: ignore[misc]
+        def register(self, model: JobModel) -> None:
+            raise RuntimeError("no such device")
+
+    site.worker(Broken, "broken")
+
+    with pytest.raises(ExecutorError, match="broken: RuntimeError: no such device"):
+        asked(site.handle(), job, weights, [1]).result(PATIENCE_S)
+
+
+def test_whoever_waits_hears_that_a_handle_broke(
+    site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """An event that its hearer cannot take (a full disk) fails the requests, now and later."""
+
+    def full(_what: str, _facts: object) -> None:
+        raise OSError("no space left")
+
+    executor = site.handle(on_event=full)
+    waiting = asked(executor, job, weights, [1])
+    site.worker(fake)
+
+    for future in (waiting, executor.score(job.job, 0)):
+        with pytest.raises(ExecutorError, match="OSError: no space left"):
+            future.result(PATIENCE_S)
+
+
+def test_a_broker_at_an_ipv6_address_is_reached(
+    ipv6_site: Any, fake: Any, job: JobModel, weights: Any
+) -> None:
+    """By workers and by handles."""
+    ipv6_site.worker(fake)
+    assert len(asked(ipv6_site.handle(), job, weights, [1, 2]).result(PATIENCE_S)) == 2
