@@ -197,7 +197,9 @@ def fetch(name: str, folder: Path, *, base: str | None = None, sha256: str | Non
 
 
 def _check_room(source: Source, place: Path) -> None:
+    here = [place / (file.name + end) for file in source.files for end in ("", ".part")]
     needed = source.about_bytes * (5 if source.mark else 2) // 2
+    needed -= sum(path.stat().st_size for path in here if path.is_file())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise Failure(f"{place}: {_size(free)} free, about {_size(needed)} are needed")
@@ -325,11 +327,17 @@ def cut(name: str, folder: Path, clients: int) -> int:
     for split in TABLES:
         whole = mapping / f"{split}.all.csv"
         if not whole.is_file():
-            shutil.copyfile(mapping / f"{split}.csv", whole)
+            draft = mapping / f".{split}.all.part"
+            shutil.copyfile(mapping / f"{split}.csv", draft)
+            draft.replace(whole)  # every later cut starts from it: it is whole or absent
         with whole.open(newline="") as file:
-            head, *rows = list(csv.reader(file))
+            head, *rows = list(csv.reader(file)) or [[]]
+        if not rows:
+            raise Failure(f"{whole}: no rows")
         tables[split] = head, rows
     head, rows = tables["train"]
+    if "client_id" not in head:
+        raise Failure(f"{mapping / 'train.all.csv'}: no column client_id")
     place = head.index("client_id")
     kept = set(list(dict.fromkeys(row[place] for row in rows))[:clients])
     train = [row for row in rows if row[place] in kept]

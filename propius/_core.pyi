@@ -222,7 +222,11 @@ def simulate(
 ) -> dict[str, Any]:
     """Run one policy with one seed.
 
-    With ``record`` the result has, beside the figures, ``record``: a list of attempts at rounds,
+    A task starts up to ``dispatch_s`` seconds after its grant. With ``as_daemons`` jobs are
+    numbered from 1 and the policy gets the seed itself, so that it draws as it does in the daemons.
+
+    With ``record`` (``propius`` semantics only) the result has, beside the figures, ``record``: a
+    list of attempts at rounds,
     (job, round, attempt, (opened_s, filled_s or None, ended_s), (allocated, completed, failed),
     succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, "counted" | "late" |
     "gone"); a session is numbered by its row in the trace plus the rows of the replays before.

@@ -52,13 +52,14 @@ def decode_all(
 
 def _digest(name: str, root: Path, paths: Sequence[Path], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(f"{VERSION} {shape}".encode())
+    prefix = f"{root}/"
     for path in paths:
         try:
             state = path.stat()
         except OSError as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else error.strerror
             raise DataError(f"{name}: {path} {reason}") from error
-        known = f"\0{path.relative_to(root)}\0{state.st_size}\0{state.st_mtime_ns}"
+        known = f"\0{str(path).removeprefix(prefix)}\0{state.st_size}\0{state.st_mtime_ns}"
         digest.update(known.encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 

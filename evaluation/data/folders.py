@@ -105,7 +105,11 @@ def _root(name: str, folder: Path | None) -> Path:
         raise DataError(
             f"{name}: name its folder (data_dir); `datasets/fetch.py {name} DIR` fetches it"
         )
-    # A folder with several data sets has one named after each.
+    return home(name, folder)
+
+
+def home(name: str, folder: Path) -> Path:
+    """A folder with several data sets has one named after each; else it is the data set's own."""
     return folder / name if (folder / name).is_dir() else folder
 
 

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.data.folders import femnist, openimage, speech
+from evaluation.data.folders import femnist, home, openimage, speech
 from evaluation.data.images import DataError, ImageData
 
 __all__ = ["SOURCES", "available", "load"]
@@ -64,7 +64,7 @@ def available(name: str, folder: Path | None = None) -> bool:
         return (_fashion_folder(folder) / "train-images-idx3-ubyte.gz").is_file()
     if name in FOLDERS:
         return folder is not None and any(
-            (place / file).is_file() for place in (folder / name, folder) for file in FOLDERS[name]
+            (home(name, folder) / file).is_file() for file in FOLDERS[name]
         )
     return name in SOURCES
 

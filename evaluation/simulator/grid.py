@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -95,17 +95,11 @@ def run_grid(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [pool.submit(one, i, *which) for i, which in enumerate(grid.runs())]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            _raise_what_failed(futures)
+            for future in as_completed(futures):
+                future.result()  # the first that fails ends the others
             return [future.result() for future in futures]
         except BaseException:
             stop.set()
             for future in futures:
                 future.cancel()
             raise
-
-
-def _raise_what_failed(futures: Sequence[Future[dict[str, Any]]]) -> None:
-    for future in futures:
-        if future.done() and (error := future.exception()):
-            raise error

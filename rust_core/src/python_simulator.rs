@@ -167,6 +167,10 @@ pub(crate) fn simulate(
     let mut told = |rounds: u64| tell(progress.as_ref(), rounds, &mut failed);
     let result = match semantics {
         "venn-reference" => {
+            if record {
+                let text = "record is of semantics 'propius'; venn-reference has none";
+                return Err(EngineError::new_err(text));
+            }
             let config = reference_config(&policy, &options, seed, repeat, &rules)?;
             py.detach(|| reference::run(&trace, &list, &config, &mut told))
         }

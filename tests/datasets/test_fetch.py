@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import shutil
 import sys
 import tarfile
 import threading
@@ -259,6 +260,37 @@ def test_fewer_clients_can_be_kept(script: ModuleType, mirror: Mirror, tmp_path:
         assert (mapping / "train.csv").read_text() == TRAIN[: TRAIN.index(f"{clients},{clients}_")]
         assert (mapping / "test.csv").read_text().count("\n") == 1 + 4 * clients
     assert (mapping / "train.all.csv").read_text() == TRAIN
+
+
+@pytest.mark.parametrize(
+    "table,says", [("", "no rows"), ("client_id\n", "no rows"), ("who\n1\n", "no column client_id")]
+)
+def test_a_table_that_cannot_be_cut_is_one_line(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, says: str
+) -> None:
+    """It is named, and stays as it was."""
+    mapping = tmp_path / "femnist" / "client_data_mapping"
+    mapping.mkdir(parents=True)
+    for split in ("train", "test"):
+        (mapping / f"{split}.csv").write_text(table)
+    assert script.main(["femnist", str(tmp_path), "--cut", "2"]) == 1
+    assert f"train.all.csv: {says}" in capsys.readouterr().err
+    assert (mapping / "train.csv").read_text() == table
+
+
+def test_what_is_there_needs_no_room(
+    script: ModuleType, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that was fetched elsewhere is not counted among what is still to come."""
+    pack(mirror.folder / "femnist.tar.gz", FEMNIST)
+    archive = tmp_path / "femnist.tar.gz"
+    archive.write_bytes((mirror.folder / "femnist.tar.gz").read_bytes())
+    size = archive.stat().st_size
+    small = dataclasses.replace(script.SOURCES["femnist"], about_bytes=size)
+    monkeypatch.setitem(script.SOURCES, "femnist", small)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * size))
+    assert script.main(["femnist", str(tmp_path)]) == 0
 
 
 def test_all_that_there_is(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -306,3 +306,13 @@ def test_half_a_pair_of_time_outs_is_refused(change: dict[str, float], says: str
     """The job is named."""
     with pytest.raises(JobsError, match=f"job 1: .*{says}"):
         simulate(busy_trace(50), [JOB | change], policy="fifo")
+
+
+def test_what_the_reference_does_not_know_is_refused() -> None:
+    """Time-outs of two phases would never end a round there, and it keeps no record."""
+    job = {key: value for key, value in JOB.items() if key != "deadline_s"}
+    job |= {"scheduling_timeout_s": 9.0, "response_timeout_s": 9.0}
+    with pytest.raises(JobsError, match="job 1: the reference knows deadline_s, not time-outs"):
+        simulate(busy_trace(50), [job], policy="fifo", semantics="venn-reference", repeat=1)
+    with pytest.raises(EngineError, match="record is of semantics 'propius'"):
+        simulate(busy_trace(50), [JOB], policy="fifo", semantics="venn-reference", record=True)

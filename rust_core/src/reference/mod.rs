@@ -70,6 +70,10 @@ pub fn run(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> std::result::Result<RunResult, SimulationError> {
     crate::simulator::check_jobs(jobs, trace)?;
+    if let Some(index) = jobs.iter().position(|job| job.timeouts.is_some()) {
+        let what = format!("job {}: the reference knows deadline_s, not time-outs", index + 1);
+        return Err(SimulationError::Jobs(what));
+    }
     check(config)?;
     let seed = draw(config.seed, 0x7665_6e6e, 1);
     let rules = config.rules;

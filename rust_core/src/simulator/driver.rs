@@ -422,7 +422,8 @@ impl<'a> Driver<'a> {
         if let Some(log) = &mut self.log {
             log.start(now_ns, visit);
         }
-        if let Some(deadline_ns) = book.deadline_ns().filter(|_| book.was_just_filled(now_ns)) {
+        let just_filled = book.was_just_filled(now_ns);
+        if let Some(deadline_ns) = just_filled.then(|| book.deadline_ns()).flatten() {
             self.heap.push(deadline_ns, Event::Deadline { job, round: stamp });
         }
         let outcome = book.end_if_enough(now_ns, &mut self.tally);

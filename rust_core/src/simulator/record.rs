@@ -3,12 +3,12 @@
 
 use super::rounds::to_s;
 
-/// Attempts at rounds and tasks, in the order in which they ended.
+/// Attempts at rounds, and tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
     /// Those that ended; by job, then by time.
     pub rounds: Vec<RoundRecord>,
-    /// Those that ended before the run did.
+    /// Those that ended before the run did, in that order.
     pub tasks: Vec<TaskRecord>,
 }
 

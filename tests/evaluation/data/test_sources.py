@@ -282,6 +282,29 @@ def test_one_folder_may_hold_several_data_sets(name: str, data_folder: DataFolde
         assert load(name, folder).name == name
 
 
+@pytest.mark.parametrize("name", ["femnist", "openimage", "speech"])
+def test_where_data_are_looked_for_they_are_loaded_from(name: str, data_folder: DataFolder) -> None:
+    """An empty folder of the data set's name hides what lies beside it, from both questions."""
+    root = data_folder(name)
+    (root / name).mkdir()
+    assert not available(name, root)
+    with pytest.raises(DataError, match="missing"):
+        load(name, root)
+
+
+def test_a_table_may_name_a_file_elsewhere(data_folder: DataFolder, tmp_path: Path) -> None:
+    """An absolute path is that file."""
+    root = data_folder("femnist")
+    [inside] = root.rglob("a.png")
+    outside = tmp_path / "outside.png"
+    inside.rename(outside)
+    table = root / "client_data_mapping" / "train.csv"
+    [line] = [line for line in table.read_text().splitlines() if "a.png" in line]
+    named = ",".join(str(outside) if "a.png" in cell else cell for cell in line.split(","))
+    table.write_text(table.read_text().replace(line, named))
+    assert load("femnist", root).labels.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_too_much_for_memory_is_said_before_it_is_loaded(
     data_folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
