@@ -397,16 +397,18 @@ class BrokerCore(Core):
         if wrong:
             self._refuse(peer, task.number, wrong)
             return
+        weights = self._jobs[task.job].weights[task.version]
         if isinstance(task, m.Train):
             clients = tuple(task.clients)
             work = float(task.steps * task.batch_size)
             request = Request(key, task.job, task.version, task.round, work, set(clients))
-            units = [Unit(request, own) for own in stacks_of(clients, self.settings.stack_clients)]
+            stacks = stacks_of(clients, self.settings.stack_clients, model_bytes=len(weights[2]))
+            units = [Unit(request, own) for own in stacks]
         else:
             request = Request(key, task.job, task.version, work=0.0)
             units = [Unit(request, ())]
         self._requests[key] = request, task
-        self._pinned[key] = self._jobs[task.job].weights[task.version]
+        self._pinned[key] = weights
         self.placement.add(units)
 
     def _wrong_request(self, key: tuple[bytes, int], task: m.Train | m.ScoreTask) -> str:

@@ -93,10 +93,12 @@ class InProcessExecutor:
         self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
     ) -> Future[list[Update]]:
         """See :class:`Executor`."""
-        own, stacks = tuple(clients), stacks_of(clients, self._stack_clients)
+        own = tuple(clients)
 
         def work(trainer: Trainer, weights: Mapping[str, NDArray[Any]]) -> list[Update]:
             check_clients(job, own)
+            size = sum(value.nbytes for value in weights.values())
+            stacks = stacks_of(own, self._stack_clients, model_bytes=size)
             return [
                 update
                 for stack in stacks

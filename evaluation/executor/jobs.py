@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.training.specs import ModelSpec
 from propius.errors import PropiusError
 
@@ -55,15 +56,21 @@ class JobModel:
     seed: int = 0
 
 
-def stacks_of(clients: Sequence[int], most: int = STACK_CLIENTS) -> list[tuple[int, ...]]:
+def stacks_of(
+    clients: Sequence[int], most: int = STACK_CLIENTS, *, model_bytes: int = 0
+) -> list[tuple[int, ...]]:
     """Divide clients into stacks that are trained at once, of about equal sizes.
 
-    It depends on nothing but the clients: not on the workers, their number, or the time. So a run
+    A stack has at most ``most`` clients, and no more than one message carries of a model's size.
+
+    It depends on nothing but these: not on the workers, their number, or the time. So a run
     that is repeated trains the same stacks and gets the same bits.
 
     >>> stacks_of([5, 6, 7, 8, 9], most=2)
     [(5,), (6, 7), (8, 9)]
     """
+    if model_bytes:
+        most = max(1, min(most, FRAME_BYTES_MAX // model_bytes))
     parts = -(-len(clients) // most)
     bounds = [len(clients) * part // parts for part in range(parts + 1)] if parts else []
     return [tuple(clients[first:last]) for first, last in pairwise(bounds)]

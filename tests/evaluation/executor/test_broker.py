@@ -351,6 +351,18 @@ def test_a_slow_worker_is_not_given_what_a_fast_one_finishes_sooner(hall: Any) -
     assert hall.tasks(b"slow") == []
 
 
+def test_a_task_has_no_more_clients_than_its_answer_can_carry(
+    hall: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack whose weights would not fit into one message is never asked for."""
+    monkeypatch.setattr("evaluation.executor.jobs.FRAME_BYTES_MAX", 24)  # as these weights are
+    hall.job(b"job")
+    for name in (b"a", b"b"):
+        hall.worker(name)
+    hall.train(b"job", 1, [1, 2])
+    assert [task.clients for name in (b"a", b"b") for task in hall.tasks(name)] == [[1], [2]]
+
+
 def test_a_number_that_is_used_again_is_another_request(hall: Any) -> None:
     """The first one's late result is nobody's, and the second's is the answer."""
     hall.job(b"handle")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
+from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.executor.handle import ExecutorError, InProcessExecutor, JobModel, PartitionSpec
 from evaluation.executor.jobs import stacks_of
+from evaluation.executor.trainer import Trainer
 from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper, ModelError, ModelSpec
 
@@ -35,6 +38,37 @@ def test_stacks_are_even_and_lose_nobody(clients: int) -> None:
     sizes = [len(stack) for stack in stacks]
     assert max(sizes) <= 16
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_stack_of_large_models_fits_into_a_message() -> None:
+    """However many clients a stack may have, its weights are carried by one frame."""
+    clients = range(16)
+    for model_bytes in (1_000, FRAME_BYTES_MAX // 6, FRAME_BYTES_MAX):
+        stacks = stacks_of(clients, 16, model_bytes=model_bytes)
+        assert [client for stack in stacks for client in stack] == list(clients)
+        assert max(map(len, stacks)) * model_bytes <= FRAME_BYTES_MAX
+    assert len(stacks_of(clients, 16, model_bytes=1_000)) == 1
+
+
+def test_a_round_of_large_models_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More clients at once than one message carries are trained in several stacks."""
+    trained: list[int] = []
+
+    class Counting(Trainer):
+        def train(self, job: int, round_no: int, weights: Any, clients: Any, hyper: Any) -> Any:
+            trained.append(len(clients))
+            return super().train(job, round_no, weights, clients, hyper)
+
+    monkeypatch.setattr("evaluation.executor.trainer.Trainer", Counting)
+    weights = initial_weights(SPEC, seed=0)
+    size = sum(value.nbytes for value in weights.values())
+    monkeypatch.setattr("evaluation.executor.jobs.FRAME_BYTES_MAX", 3 * size)
+    executor = InProcessExecutor()
+    executor.register(JOB)
+    executor.set_weights(1, 0, weights)
+    assert len(executor.train(1, 0, 0, range(6), Hyper(steps=1)).result()) == 6
+    executor.close()
+    assert trained == [3, 3]
 
 
 def test_weights_are_those_of_the_call() -> None:
