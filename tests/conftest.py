@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -69,3 +70,17 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """The path of a file that is not the project's own; where it is absent, the test is skipped."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PROPIUS_TEST_DATA", beside))
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"shared data absent: {folder / name}; set PROPIUS_TEST_DATA")
+        return folder / name
+
+    return find

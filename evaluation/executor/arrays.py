@@ -70,9 +70,7 @@ def pack(weights: Mapping[str, NDArray[Any]]) -> tuple[list[ArrayHead], bytes]:
     return heads, b"".join(part.data for part in parts)
 
 
-def unpack(
-    heads: Sequence[ArrayHead], frame: bytes | memoryview, *, finite: bool = True
-) -> dict[str, NDArray[Any]]:
+def unpack(heads: Sequence[ArrayHead], frame: bytes | memoryview) -> dict[str, NDArray[Any]]:
     """The arrays, as views of the frame; raises :class:`ProtocolError` if it is not as said."""
     _check(heads, len(frame))
     arrays: dict[str, NDArray[Any]] = {}
@@ -80,7 +78,7 @@ def unpack(
     for head in heads:
         dtype = np.dtype(head.dtype).newbyteorder("<")
         array = np.frombuffer(frame, dtype, math.prod(head.shape), place).reshape(head.shape)
-        if finite and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             raise ProtocolError(f"weights {head.name} are not finite")
         arrays[head.name] = array
         place += head.size_bytes

@@ -62,7 +62,6 @@ class _JobState:
 
 @dataclass
 class _Handle:
-    name: str
     watch: bool
     seen_ns: int
 
@@ -341,7 +340,7 @@ class BrokerCore(Core):
         if len(self._handles) >= HANDLES_MAX:
             self._refuse(peer, 0, f"{HANDLES_MAX} job processes are here already")
             return
-        self._handles[peer] = _Handle(attach.name, attach.watch, now_ns)
+        self._handles[peer] = _Handle(attach.watch, now_ns)
         self._send(peer, m.Attached(self.incarnation, len(self._workers)))
         self._set_due(now_ns)
 

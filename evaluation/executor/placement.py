@@ -21,12 +21,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from evaluation.training.specs import COPIES
 from propius.core import SECOND_NS
 
 __all__ = ["Job", "Placed", "Placement", "Request", "RequestKey", "Unit", "Worker"]
 
-COPIES: Final = 4
-"""Of a client's weights while it trains: weights, gradients, momenta, what is under way."""
 SMOOTHING: Final = 0.3
 """Of the newest measurement in a moving mean."""
 SLOWNESS_MIN: Final = 0.05

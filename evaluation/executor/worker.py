@@ -42,7 +42,7 @@ HELLO_AGAIN_S: Final = 0.3
 LINGER_MS: Final = 200
 TRAINER_STOP_S: Final = 1.0
 TASKS_MAX: Final = 16
-"""That may wait; a broker gives one at a time."""
+"""That may wait; a broker gives one at a time, or a short one ahead."""
 
 Work: TypeAlias = "tuple[int, m.Train | m.ScoreTask, Mapping[str, NDArray[Any]]]"
 

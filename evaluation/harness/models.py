@@ -39,9 +39,12 @@ class PreparedModel:
 
 
 def prepare_models(
-    experiment: Experiment, jobs: Sequence[PlannedJob], seed: int
+    experiment: Experiment,
+    jobs: Sequence[PlannedJob],
+    seed: int,
+    loaded: dict[str, ImageData],
 ) -> list[PreparedModel]:
-    """One for each job, in their order.
+    """One for each job, in their order; a data set that is not in ``loaded`` is put there.
 
     Raises DataError for data that is missing, SettingsError for a model that does not fit it or for
     clients without data; one line each.
@@ -54,12 +57,14 @@ def prepare_models(
         alpha=config.partition.alpha,
         file=experiment.path(config.partition.file),
     )
-    loaded: dict[str, ImageData] = {}
     prepared = []
+    divided: set[str] = set()
     for job in jobs:
         name = job.profile.dataset
         if name not in loaded:
             loaded[name] = load(name, folder)
+        if name not in divided:
+            divided.add(name)
             partition_of(loaded[name], partition, seed)  # raises if it cannot be made
         spec = _spec(job, loaded[name])
         model = JobModel(

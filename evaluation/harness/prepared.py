@@ -14,6 +14,7 @@ from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.profiles import MODEL_SIZE_KBIT
 
 if TYPE_CHECKING:
+    from evaluation.data.images import ImageData
     from evaluation.harness.models import PreparedModel
 
 __all__ = ["Prepared", "prepare"]
@@ -39,8 +40,11 @@ class Prepared:
         ]
 
 
-def prepare(experiment: Experiment, seed: int) -> Prepared:
-    """Read data, build models, draw clients; raises PropiusError with one line."""
+def prepare(experiment: Experiment, seed: int, loaded: dict[str, ImageData]) -> Prepared:
+    """Read data, build models, draw clients; raises PropiusError with one line.
+
+    ``loaded`` keeps the data sets, which all seeds have in common, from one call to the next.
+    """
     config = experiment.config
     jobs = experiment.jobs(seed)
     clients = experiment.behaviour(seed).draw()
@@ -49,7 +53,7 @@ def prepare(experiment: Experiment, seed: int) -> Prepared:
     if config.trains:
         from evaluation.harness.models import prepare_models  # loads torch
 
-        models = prepare_models(experiment, jobs, seed)
+        models = prepare_models(experiment, jobs, seed, loaded)
     costs = []
     for place, job in enumerate(jobs):
         own = models[place].kbit if models else MODEL_SIZE_KBIT

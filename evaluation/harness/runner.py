@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from evaluation.data.images import ImageData
 from evaluation.executor.handle import Executor
 from evaluation.harness.executors import open_executor
 from evaluation.harness.experiment import Experiment
@@ -40,7 +41,8 @@ class Runner:
         config = self.config
         if not virtual and config.trains and not (config.workers or config.executor):
             raise SettingsError("workers: a live run needs at least one, or an executor")
-        self.prepared = [prepare(self.experiment, seed) for seed in config.seeds]
+        loaded: dict[str, ImageData] = {}
+        self.prepared = [prepare(self.experiment, seed, loaded) for seed in config.seeds]
 
     def run(self, *, virtual: bool) -> None:
         """Run every policy with every seed; the folder says how it ended."""

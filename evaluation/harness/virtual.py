@@ -57,13 +57,13 @@ def write_rounds(
             for job in jobs:
                 first = chains.next_of(job.job)
                 assert first.score is not None
-                writer.score(_score_row(job.job, job.at_s, first.version, first.score))
+                writer.score(ScoreRow.of(job.job, first.version, job.at_s, first.score))
             for done, attempt in enumerate(rounds.attempts, 1):
                 trained = chains.next_of(attempt.job)
                 writer.round(_round_row(attempt, trained))
                 if trained.score is not None:
-                    row = _score_row(attempt.job, attempt.ended_s, trained.version, trained.score)
-                    writer.score(row)
+                    job_no, at_s = attempt.job, attempt.ended_s
+                    writer.score(ScoreRow.of(job_no, trained.version, at_s, trained.score))
                 told(done)
     for job in jobs:
         writer.job(job_row(job, rounds))
@@ -125,7 +125,7 @@ class _Chains:
     def _run(self, job: LearningJob, attempts: Sequence[Attempt]) -> None:
         try:
             self._executor.set_weights(job.job, job.version, job.weights)
-            self._put(job.job, self._result(job, is_first=True))
+            self._put(job.job, self._result(job))
             for attempt in attempts:
                 if self._stop.is_set():
                     return
@@ -142,11 +142,11 @@ class _Chains:
         ).result()
         job.finish(attempt.round, trained)
         self._executor.set_weights(job.job, job.version, job.weights)
-        return self._result(job, is_first=False)
+        return self._result(job)
 
-    def _result(self, job: LearningJob, *, is_first: bool) -> _Trained:
+    def _result(self, job: LearningJob) -> _Trained:
         score = None
-        if is_first or job.wants_score:
+        if job.wants_score:
             score = self._executor.score(job.job, job.version).result()
         return _Trained(job.version, job.moving_loss, job.trained_samples, score)
 
@@ -179,19 +179,6 @@ def _round_row(attempt: Attempt, trained: _Trained) -> RoundRow:
         moving_loss=trained.moving_loss,
         training_wait_s=0.0,
         trained_samples=trained.samples,
-    )
-
-
-def _score_row(job: int, time_s: float, version: int, score: Score) -> ScoreRow:
-    return ScoreRow(
-        job=job,
-        round=version,
-        time_s=time_s,
-        version=version,
-        test_loss=score.loss,
-        accuracy=score.accuracy,
-        accuracy_top5=score.correct_top5 / score.samples,
-        samples=score.samples,
     )
 
 

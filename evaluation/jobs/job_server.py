@@ -296,20 +296,7 @@ class JobServer:
     async def _tell_score(self, version: int, time_s: float) -> None:
         assert self.executor is not None
         score = await asyncio.wrap_future(self.executor.score(self.settings.job, version))
-        tell(
-            Scored(
-                ScoreRow(
-                    job=self.settings.job,
-                    round=version,
-                    time_s=time_s,
-                    version=version,
-                    test_loss=score.loss,
-                    accuracy=score.accuracy,
-                    accuracy_top5=score.correct_top5 / score.samples,
-                    samples=score.samples,
-                )
-            )
-        )
+        tell(Scored(ScoreRow.of(self.settings.job, version, time_s, score)))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

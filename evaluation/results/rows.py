@@ -10,8 +10,9 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
+from evaluation.training.specs import Score
 from propius.errors import PropiusError
 
 __all__ = ["ATTEMPT_STATES", "ClientRow", "JobRow", "ResultsError", "RoundRow", "Row", "ScoreRow",
@@ -70,6 +71,20 @@ class ScoreRow:
     accuracy: float
     accuracy_top5: float
     samples: int
+
+    @classmethod
+    def of(cls, job: int, version: int, time_s: float, score: Score) -> Self:
+        """The row of a score; a round's number is the version of the weights it begins with."""
+        return cls(
+            job=job,
+            round=version,
+            time_s=time_s,
+            version=version,
+            test_loss=score.loss,
+            accuracy=score.accuracy,
+            accuracy_top5=score.correct_top5 / score.samples,
+            samples=score.samples,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""Training with torch: models, local training on clients' data, evaluation. Only here is torch.
+"""Training with torch: models, local training on clients' data, evaluation. Nobody needs torch but
+this package and what a worker runs of it.
 
 * :mod:`evaluation.training.models` builds the models by name;
+* :mod:`evaluation.training.initial` makes the weights that a job begins with;
 * :mod:`evaluation.training.batches` draws which samples a client trains on, whatever trains them;
 * :mod:`evaluation.training.local` trains clients from a round's global weights, many at once or
   one after the other, with the same result;

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from evaluation.aggregators import Update
 from evaluation.training.batches import Batches, draw_batches
 from evaluation.training.models import keeps_statistics
-from evaluation.training.specs import Hyper, ModelError
+from evaluation.training.specs import COPIES, Hyper, ModelError
 
 __all__ = [
     "Arrays",
@@ -47,7 +47,6 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 STACK_BYTES_MAX: Final = 1 << 30
 """Of weights, gradients and momenta of the clients that are stacked at once."""
-COPIES: Final = 4  # weights, gradients, momenta, and one for what is under way
 
 
 @dataclass(frozen=True)

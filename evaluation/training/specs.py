@@ -7,13 +7,16 @@ scores without torch; whoever trains takes the same classes from here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from propius.errors import PropiusError
 
-__all__ = ["Hyper", "ModelError", "ModelSpec", "Norm", "Score"]
+__all__ = ["COPIES", "Hyper", "ModelError", "ModelSpec", "Norm", "Score"]
 
 Norm: TypeAlias = Literal["group", "batch"]
+
+COPIES: Final = 4
+"""Of a client's weights while it trains: weights, gradients, momenta, what is under way."""
 
 
 class ModelError(PropiusError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,11 +23,6 @@ from evaluation.data.partition import (
     load_client_map,
     load_label_counts,
 )
-
-SHARED = Path(
-    os.environ.get("PROPIUS_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")
-)
-COUNTS = SHARED / "fedscale_speech_commands_client_label_counts.json"
 
 
 def labels_of(samples: int, classes: int) -> NDArray[np.int64]:
@@ -156,10 +150,9 @@ def test_label_counts_that_are_none(tmp_path: Path, text: str, line: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not COUNTS.is_file(), reason=f"shared data absent: {COUNTS.name}")
-def test_the_speakers_of_google_speech() -> None:
+def test_the_speakers_of_google_speech(shared_data: Callable[[str], Path]) -> None:
     """The real label counts of 2,187 speakers give clients of their sizes and words."""
-    counts = load_label_counts(COUNTS)
+    counts = load_label_counts(shared_data("fedscale_speech_commands_client_label_counts.json"))
     assert (len(counts), sum(map(sum, counts))) == (2_187, 103_171)
     labels = labels_of(105_000, 35)
     parts = by_label_counts(labels, counts, len(counts), 0)

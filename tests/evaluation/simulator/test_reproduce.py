@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -22,20 +22,11 @@ from evaluation.simulator.reproduce import (
 from evaluation.simulator.workloads import WORKLOADS, load_jobs
 from propius.engine import Trace
 
-DATA: Final = Path(
-    os.environ.get("PROPIUS_TEST_DATA", Path(__file__).parents[3] / "../shared/data")
-)
-
-
-def shared_data(name: str) -> Path:
-    """A file that is not the project's own."""
-    if not (DATA / name).exists():
-        pytest.skip(f"shared data absent: {DATA / name}; set PROPIUS_TEST_DATA")
-    return DATA / name
+SharedData: TypeAlias = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def reference_trace() -> Trace:
+def reference_trace(shared_data: SharedData) -> Trace:
     """The trace that the reference's figures are for."""
     return Trace.load_csv(shared_data("venn_small_clients.csv.gz"))
 
@@ -51,7 +42,7 @@ def small_trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_the_reference_semantics_agree_with_the_reference(
-    reference_trace: Trace, workload: str
+    reference_trace: Trace, shared_data: SharedData, workload: str
 ) -> None:
     """The mean of avg_jct_s over five seeds: 1.5 % for fifo, srsf and irs, 4 % for random."""
     expected = load_expected(shared_data("venn_small_expected.json"))
@@ -61,7 +52,9 @@ def test_the_reference_semantics_agree_with_the_reference(
         assert row.agrees, f"{row.policy}: {row.deviation:+.2%}"
 
 
-def test_with_a_rule_of_ours_the_figures_are_not_the_references(reference_trace: Trace) -> None:
+def test_with_a_rule_of_ours_the_figures_are_not_the_references(
+    reference_trace: Trace, shared_data: SharedData
+) -> None:
     """The margins are narrow enough to see one rule: sessions of their exact length."""
     expected = load_expected(shared_data("venn_small_expected.json"))["low"]
     for policy, margin in AGREEMENT_MAX.items():
@@ -84,7 +77,9 @@ def test_agreement_is_as_close_as_it_is_asked_to_be() -> None:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_the_workloads_are_those_that_the_figures_are_for(workload: str) -> None:
+def test_the_workloads_are_those_that_the_figures_are_for(
+    shared_data: SharedData, workload: str
+) -> None:
     """Both scales, arrivals to the millisecond."""
     lists = json.loads(shared_data("venn_workloads.json").read_text())[workload]
     for scale in ("small", "full"):
