@@ -20,7 +20,7 @@ from evaluation.executor import messages as m
 from evaluation.executor.arrays import pack, pack_stack
 from evaluation.executor.broker import BrokerCore, BrokerSettings
 from evaluation.executor.handle import RemoteExecutor
-from evaluation.executor.jobs import JobModel, PartitionSpec
+from evaluation.executor.jobs import ExecutorError, JobModel, PartitionSpec
 from evaluation.executor.serve import serve
 from evaluation.executor.worker import Worker
 from evaluation.training.specs import Hyper, ModelSpec, Score
@@ -189,6 +189,9 @@ class Site:
     def handle(self, **options: Any) -> RemoteExecutor:
         executor = RemoteExecutor(self.endpoint, **options)
         self.stack.callback(executor.close)
+        if "on_event" in options:  # an answer shows that it hears all that happens from now on
+            with pytest.raises(ExecutorError, match="not registered"):
+                executor.score(JOB.job + 999, 0).result(60)
         return executor
 
 
