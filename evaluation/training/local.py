@@ -16,7 +16,7 @@ Not here: which samples (:mod:`evaluation.training.batches`), and what becomes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
 from evaluation.aggregators import Update
 from evaluation.training.batches import Batches, draw_batches
 from evaluation.training.models import keeps_statistics
 from evaluation.training.specs import COPIES, Hyper, ModelError
+from evaluation.training.stacked import Tensors, train_stack
 
 __all__ = [
     "Arrays",
@@ -43,7 +43,6 @@ __all__ = [
 
 Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 """Weights (and buffers) by name, as of ``state_dict``."""
-Tensors: TypeAlias = dict[str, Tensor]
 
 STACK_BYTES_MAX: Final = 1 << 30
 """Of weights, gradients and momenta of the clients that are stacked at once."""
@@ -183,67 +182,11 @@ def _train_stacked(
 def _train_stack(
     model: nn.Module, clients: Sequence[ClientData], batches: Sequence[Batches], hyper: Hyper
 ) -> Iterator[Update]:
-    model.train()
-    start = {name: value.detach() for name, value in model.named_parameters()}
-    count = len(clients)
-    weights = {
-        name: value.unsqueeze(0).repeat(count, *(1 for _ in value.shape))
-        for name, value in start.items()
-    }
-    optimizer = torch.optim.SGD(
-        list(weights.values()),
-        lr=hyper.learning_rate,
-        momentum=hyper.momentum,
-        weight_decay=hyper.weight_decay,
-        fused=True,  # one pass over the weights: they are many, and the memory is slow
-    )
-    step = _stacked_step(model)
-    losses = []
-    for images, labels, counts in _stacked_batches(clients, batches):
-        gradients, loss = step(weights, images, labels, counts)
-        losses.append(loss)
-        for name, value in weights.items():
-            if hyper.prox_mu:
-                gradients[name].add_(value - start[name], alpha=hyper.prox_mu)
-            value.grad = gradients[name]
-        optimizer.step()
-    of_step = torch.stack(losses).cpu().tolist()  # (steps, clients)
-    arrays = {name: _to_array(value) for name, value in weights.items()}
-    for place, data in enumerate(clients):
-        own = {name: value[place] for name, value in arrays.items()}
+    data = [(own.images, own.labels) for own in clients]
+    weights, losses = train_stack(model, data, batches, hyper)
+    of_step = losses.cpu().tolist()  # (steps, clients)
+    arrays = {name: value.cpu().contiguous().numpy() for name, value in weights.items()}
+    for place, own in enumerate(clients):
+        mine = {name: value[place] for name, value in arrays.items()}
         moving = _moving([row[place] for row in of_step], hyper)
-        yield Update(data.client, own, len(data.labels), moving)
-
-
-def _stacked_step(
-    model: nn.Module,
-) -> Callable[[Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensor]]:
-    """(weights, images, labels, counts), all by client → gradients and losses by client."""
-
-    def loss_of(weights: Tensors, images: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-        output = functional_call(model, weights, (images,))
-        each = cross_entropy(output, labels, reduction="none")
-        return (each * counts).sum() / counts.sum()
-
-    step: Callable[[Tensors, Tensor, Tensor, Tensor], tuple[Tensors, Tensor]]
-    step = vmap(grad_and_value(loss_of), randomness="error")
-    return step
-
-
-def _stacked_batches(
-    clients: Sequence[ClientData], batches: Sequence[Batches]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each step: images (clients, batch, …), labels and weights (clients, batch).
-
-    All clients' samples lie in one tensor, so a step is one gather.
-    """
-    images = torch.cat([data.images for data in clients])
-    labels = torch.cat([data.labels for data in clients])
-    offsets = np.cumsum([0] + [len(data.labels) for data in clients[:-1]])
-    index = np.stack([drawn.index + offset for drawn, offset in zip(batches, offsets, strict=True)])
-    weight = np.stack([drawn.weight for drawn in batches])
-    places = torch.from_numpy(index).to(labels.device)
-    counts = torch.from_numpy(weight).to(device=labels.device, dtype=images.dtype)
-    for step in range(index.shape[1]):
-        chosen = places[:, step]
-        yield images[chosen], labels[chosen], counts[:, step]
+        yield Update(own.client, mine, len(own.labels), moving)
