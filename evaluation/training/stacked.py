@@ -199,13 +199,12 @@ class _Spanned:
         layer = _first_layer(model)
         assert layer is not None
         assert isinstance(model, nn.Sequential)
-        own, self._rows = _own_samples(samples)
-        clients, most = len(own), len(own[0])
+        self._images, self._rows = _own_samples(samples)
+        clients, most, _ = self._images.shape
         outputs = layer.out_features
         self._samples, self._first = samples, layer
         self._rest = _Network(model[2:], clients)
         with torch.no_grad():
-            self._images = torch.stack(own).flatten(2)  # (clients, samples, inputs)
             self._products = (self._images @ self._images.mT).flatten(0, 1)
             self._initial = (self._images @ layer.weight.mT).flatten(0, 1)
         blank = self._images.new_zeros
@@ -254,21 +253,23 @@ def _first_layer(model: nn.Module) -> nn.Linear | None:
     return None
 
 
-def _own_samples(samples: _Samples) -> tuple[list[Tensor], Tensor]:
-    """The images that each client trains on, as many of each; and the batches as rows of these.
+def _own_samples(samples: _Samples) -> tuple[Tensor, Tensor]:
+    """What each client trains on, (clients, most, inputs), and the batches as rows of these.
 
-    Clients with fewer have some twice; no batch names the second, so it counts for nothing.
+    Clients with fewer samples have some twice; no batch names the second, so it counts for nothing.
     """
     places, device = samples.places.cpu().numpy(), samples.places.device
     used = [np.unique(own, return_inverse=True) for own in places]
     most = max(len(mine) for mine, _ in used)
-    own = [
-        images[torch.from_numpy(np.resize(mine - offset, most)).to(device)]
-        for images, offset, (mine, _) in zip(samples.images, samples.offsets, used, strict=True)
-    ]
-    rows = [
-        place.reshape(places.shape[1:]) + client * most for client, (_, place) in enumerate(used)
-    ]
+    flat = [images.flatten(1) for images in samples.images]
+    own = flat[0].new_empty((len(flat), most, flat[0].shape[1]))
+    rows = []
+    for client, (images, offset, (mine, place)) in enumerate(
+        zip(flat, samples.offsets, used, strict=True)
+    ):
+        chosen = torch.from_numpy(np.resize(mine - offset, most)).to(device)
+        torch.index_select(images, 0, chosen, out=own[client])
+        rows.append(place.reshape(places.shape[1:]) + client * most)
     return own, torch.from_numpy(np.stack(rows)).to(device)
 
 
