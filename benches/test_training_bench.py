@@ -18,7 +18,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 CLIENTS: Final = 32
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 
 
 @pytest.fixture
@@ -35,15 +35,15 @@ def _one_thread() -> Iterator[None]:
     "name, side, at_least",
     [
         ("softmax", 8, 4.0),
-        ("softmax", 28, 0.0),
+        ("softmax", 28, 4.0),
         ("mlp", 8, 4.0),
-        ("mlp", 28, 0.0),
+        ("mlp", 28, 4.0),
         ("cnn", 8, 0.0),
         ("cnn", 28, 0.0),
     ],
 )
 def test_stacked_against_sequential(benchmark: Any, name: str, side: int, at_least: float) -> None:
-    """Stacked training is at least four times as fast for small models on small images."""
+    """Stacked training is at least four times as fast for softmax regression and the MLP."""
     from evaluation.training.local import ClientData, train
     from evaluation.training.models import build
     from evaluation.training.specs import Hyper, ModelSpec

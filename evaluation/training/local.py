@@ -1,10 +1,9 @@
 """Local training: each client starts from the round's global weights, on its own samples.
 
-``train`` gives the same result (to rounding) whether clients are stacked or train one after the
-other. Stacked, the clients' weights are one tensor with a leading dimension of clients, and one
-call of ``torch.func.vmap`` does a step of all of them: on small models the cost of a step is that
-of starting its operations, so 32 clients cost little more than one. A model that keeps running
-statistics (batch normalisation) is always trained one client after the other.
+``train`` gives the same result (to rounding) whether clients are stacked
+(:mod:`evaluation.training.stacked`) or train one after the other. On small models the cost of a
+step is that of starting its operations, so 32 stacked clients cost little more than one. A model
+that keeps running statistics (batch normalisation) is always trained one client after the other.
 
 A step is SGD with momentum on the mean cross-entropy of the batch, with weight decay and, for
 FedProx (Li et al. 2020, eq. 2), the gradient of ``mu / 2 · ‖w − w_global‖²``, which pulls towards
