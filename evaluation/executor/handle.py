@@ -31,7 +31,7 @@ from evaluation.executor.versions import Versions
 from evaluation.training.specs import Hyper, Score
 
 if TYPE_CHECKING:
-    from evaluation.executor.trainer import Trainer
+    from evaluation.training.trainer import Trainer
 
 __all__ = ["Executor", "ExecutorError", "InProcessExecutor", "JobModel", "PartitionSpec",
            "RemoteExecutor"]  # fmt: skip
@@ -142,7 +142,7 @@ class InProcessExecutor:
 
     def _own(self) -> Trainer:
         if self._trainer is None:
-            from evaluation.executor.trainer import Trainer  # loads torch
+            from evaluation.training.trainer import Trainer  # loads torch
 
             self._trainer = Trainer(self._device)
         return self._trainer

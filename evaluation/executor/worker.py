@@ -2,7 +2,7 @@
 
 The main thread talks to the broker; a second one trains, so that a long task never keeps the worker
 from saying that it is alive. A task's weights are looked up when it comes, and nothing that
-training changes is kept (:mod:`evaluation.executor.trainer`). If the broker is silent or has
+training changes is kept (:mod:`evaluation.training.trainer`). If the broker is silent or has
 forgotten the worker, it says hello again, and what it was doing is dropped when it is done.
 
 Not here: what training is.
@@ -52,7 +52,7 @@ class WorkerError(PropiusError):
 
 
 class Trains(Protocol):
-    """What a worker needs of a :class:`evaluation.executor.trainer.Trainer`."""
+    """What a worker needs of a :class:`evaluation.training.trainer.Trainer`."""
 
     def register(self, model: JobModel) -> None: ...
     def forget(self, job: int) -> None: ...

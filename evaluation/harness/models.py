@@ -13,12 +13,12 @@ from typing import Final
 from evaluation.data.images import ImageData
 from evaluation.data.sources import load
 from evaluation.executor.jobs import JobModel, PartitionSpec
-from evaluation.executor.trainer import partition_of
 from evaluation.harness.experiment import Experiment, PlannedJob
 from evaluation.jobs.yaml_file import SettingsError
 from evaluation.training.initial import initial_weights
 from evaluation.training.local import Arrays
 from evaluation.training.specs import ModelError, ModelSpec
+from evaluation.training.trainer import partition_of
 
 __all__ = ["PreparedModel", "prepare_models"]
 

@@ -12,9 +12,9 @@ import pytest
 from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.executor.handle import ExecutorError, InProcessExecutor, JobModel, PartitionSpec
 from evaluation.executor.jobs import stacks_of
-from evaluation.executor.trainer import Trainer
 from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper, ModelError, ModelSpec
+from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("softmax", (1, 8, 8), 10)
 JOB = JobModel(1, SPEC, "digits", None, PartitionSpec("iid", 20))
@@ -59,7 +59,7 @@ def test_a_round_of_large_models_is_trained(monkeypatch: pytest.MonkeyPatch) -> 
             trained.append(len(clients))
             return super().train(job, round_no, weights, clients, hyper)
 
-    monkeypatch.setattr("evaluation.executor.trainer.Trainer", Counting)
+    monkeypatch.setattr("evaluation.training.trainer.Trainer", Counting)
     weights = initial_weights(SPEC, seed=0)
     size = sum(value.nbytes for value in weights.values())
     monkeypatch.setattr("evaluation.executor.jobs.FRAME_BYTES_MAX", 3 * size)

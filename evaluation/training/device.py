@@ -1,6 +1,6 @@
 """The device that a worker trains on: which it is, how much memory it has, its trainer.
 
-Not here: training (:mod:`evaluation.executor.trainer`).
+Not here: training (:mod:`evaluation.training.trainer`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from evaluation.executor.jobs import ExecutorError
-from evaluation.executor.trainer import Trainer
+from evaluation.training.trainer import Trainer
 
 __all__ = ["Device"]
 
