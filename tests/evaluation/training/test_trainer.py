@@ -16,11 +16,17 @@ import torch
 from evaluation.aggregators import Update
 from evaluation.data.images import DataError, ImageData
 from evaluation.data.sources import load
-from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError, PartitionSpec
+from evaluation.executor.jobs import (
+    ExecutorError,
+    JobModel,
+    MemoryShortError,
+    PartitionSpec,
+    partition_of,
+)
 from evaluation.training.initial import initial_weights
 from evaluation.training.local import Arrays
 from evaluation.training.specs import Hyper, ModelError, ModelSpec
-from evaluation.training.trainer import Trainer, partition_of
+from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("softmax", (1, 8, 8), 10)
 HYPER = Hyper(steps=4, batch_size=8, learning_rate=0.1)
