@@ -65,7 +65,7 @@ def test_a_round_of_large_models_is_trained(monkeypatch: pytest.MonkeyPatch) -> 
             trained.append(len(clients))
             return super().train(job, round_no, weights, clients, hyper)
 
-    monkeypatch.setattr("evaluation.training.trainer.Trainer", Counting)
+    monkeypatch.setattr("evaluation.training.device.Trainer", Counting)
     weights = initial_weights(SPEC, seed=0)
     size = sum(value.nbytes for value in weights.values())
     monkeypatch.setattr("evaluation.executor.jobs.FRAME_BYTES_MAX", 3 * size)
