@@ -88,7 +88,7 @@ class Worker:
         self._stop = threading.Event()
         self._tasks: queue.Queue[Work | m.Register | m.Forget | None] = queue.Queue()
         self._results: queue.Queue[tuple[int, Frames]] = queue.Queue(TASKS_MAX)
-        self._weights = Recent()
+        self._weights: Recent[Mapping[str, NDArray[Any]]] = Recent()
         self._epoch = 0  # grows with each welcome; results of earlier ones are not sent
         self._heard_s = self._beat_due_s = 0.0
         self._beat_s = self._lost_s = HELLO_AGAIN_S
