@@ -100,6 +100,17 @@ def core_only_through_engine(source: Source) -> Complaints:
             yield line, "import propius.engine instead of propius._core"
 
 
+def torch_only_in_training(source: Source) -> Complaints:
+    """Who runs, plans or aggregates needs no torch; what trains is `evaluation/training/`."""
+    if source.package in {"tests", "benches"}:
+        return
+    if source.path.startswith("evaluation/training/") or source.path == "scripts/gpu_bench.py":
+        return
+    for line, name in source.imports():
+        if name.split(".")[0] in {"torch", "torchvision"}:
+            yield line, f"imports {name}; only evaluation/training does"
+
+
 def sizes(source: Source) -> Complaints:
     """A function fits on a screen and a half, a file into one sitting."""
     lines = source.text.count("\n")
@@ -179,6 +190,7 @@ def exports_are_sorted(source: Source) -> Complaints:
 RULES: tuple[Rule, ...] = (
     import_directions,
     core_only_through_engine,
+    torch_only_in_training,
     sizes,
     no_print,
     no_unsafe_code,
@@ -214,6 +226,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (import_directions, "evaluation/a.py", "from daemons.scheduler import core"),
     (core_only_through_engine, "daemons/a.py", "from propius import _core"),
     (core_only_through_engine, "propius/a.py", "from propius._core import Matcher"),
+    (torch_only_in_training, "evaluation/executor/a.py", "def f():\n    import torch"),
+    (torch_only_in_training, "evaluation/training.py", "from torch.nn import functional"),
     (sizes, "propius/a.py", "def f():\n" + "    pass\n" * FUNCTION_LINES_MAX),
     (sizes, "propius/a.py", "\n" * (FILE_LINES_MAX + 1)),
     (no_print, "daemons/a.py", "print(1)"),

@@ -9,8 +9,8 @@ each job and sends them to a worker once; results go through it and are not kept
 3. What a lost worker had is given to others; with no worker at all, requests wait.
 4. One job's requests never wait for another's to be over (:mod:`evaluation.executor.placement`).
 
-Not here: who trains (:mod:`evaluation.executor.worker`), and where tasks go
-(:mod:`evaluation.executor.placement`).
+Not here: who trains (:mod:`evaluation.executor.worker`), where tasks go
+(:mod:`evaluation.executor.placement`), and what jobs asked (:mod:`evaluation.executor.ledger`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import msgspec
 
 from evaluation.executor import messages as m
 from evaluation.executor.arrays import FRAME_BYTES_MAX
-from evaluation.executor.jobs import STACK_CLIENTS, stacks_of
+from evaluation.executor.jobs import STACK_CLIENTS
+from evaluation.executor.ledger import Ledger
 from evaluation.executor.placement import TRIES_MAX, Placement, Request, Unit, Worker
-from evaluation.executor.versions import VERSIONS_KEPT
+from evaluation.executor.versions import Recent
 from propius.core import SECOND_NS, Core, Frames, Link, Send
 from propius.errors import ProtocolError
 
@@ -33,9 +34,7 @@ __all__ = ["LINK", "BrokerCore", "BrokerSettings"]
 LINK: Final = Link("executor", "bind", outside=False, frame_bytes_max=FRAME_BYTES_MAX)
 
 WORKERS_MAX: Final = 1_024
-JOBS_MAX: Final = 10_000
 HANDLES_MAX: Final = 10_000
-REQUESTS_MAX: Final = 100_000
 HANDLE_LOST_S: Final = 60.0
 
 
@@ -47,17 +46,6 @@ class BrokerSettings:
     beat_s: float = 0.5
     lost_s: float = 3.0
     torch: str = ""
-
-
-@dataclass
-class _JobState:
-    register: m.Register
-    owners: set[bytes]  # who registered it and is still there
-    weights: dict[int, Frames] = field(default_factory=dict)  # by version, the newest few
-
-    @property
-    def newest(self) -> int:
-        return max(self.weights, default=-1)
 
 
 @dataclass
@@ -73,7 +61,7 @@ class _WorkerState:
     hello: m.Hello
     seen_ns: int
     jobs: set[int] = field(default_factory=set)
-    held: dict[int, list[int]] = field(default_factory=dict)  # job → versions, as they were sent
+    held: Recent[None] = field(default_factory=Recent)  # the versions that it keeps as well
 
 
 class BrokerCore(Core):
@@ -85,12 +73,9 @@ class BrokerCore(Core):
         super().__init__("executor", incarnation)
         self.settings = settings or BrokerSettings()
         self.placement = Placement()
-        self._jobs: dict[int, _JobState] = {}
+        self._ledger = Ledger()
         self._handles: dict[bytes, _Handle] = {}
         self._workers: dict[bytes, _WorkerState] = {}
-        self._requests: dict[tuple[bytes, int], tuple[Request, m.Train | m.ScoreTask]] = {}
-        # A request pins its weights: newer versions may come before it is done.
-        self._pinned: dict[tuple[bytes, int], Frames] = {}
         self._due_ns: int | None = None
         self._workers_gone = False  # there were some; until it is said
         self._torch = self.settings.torch
@@ -174,8 +159,8 @@ class BrokerCore(Core):
         """How much there is to do, and for whom."""
         return {
             "executor_workers": len(self._workers),
-            "executor_jobs": len(self._jobs),
-            "executor_requests": len(self._requests),
+            "executor_jobs": len(self._ledger.jobs),
+            "executor_requests": len(self._ledger.asked),
             "executor_units_waiting": self.placement.waiting,
             "executor_units_running": sum(len(w.has) for w in self.placement.workers.values()),
         }
@@ -195,7 +180,7 @@ class BrokerCore(Core):
                 continue
             if other == peer and not self.placement.workers[peer].has:
                 known.jobs.clear()  # it says hello twice before it hears the answer
-                known.held.clear()
+                known.held = Recent()
                 self._welcome(peer)
                 return
             self._lose(now_ns, other, "worker_lost", "it connected anew")
@@ -259,7 +244,7 @@ class BrokerCore(Core):
         self.emit(Send(LINK.name, request.key[0], m.encode(answer, *frames[2:])))
         if not request.left:
             request.wanted = False
-            del self._requests[request.key], self._pinned[request.key]
+            del self._ledger.asked[request.key]
 
     def _failed(self, peer: bytes, message: m.Failed) -> None:
         worker = self.placement.workers[peer]
@@ -314,25 +299,21 @@ class BrokerCore(Core):
 
     # --- tasks -------------------------------------------------------------------------------
 
-    def _give(self, worker: Worker, task: int, unit: Unit) -> None:
+    def _give(self, worker: Worker, number: int, unit: Unit) -> None:
         """Send a task, and before it what the worker lacks for it."""
         request = unit.request
-        state, job = self._workers[worker.key], self._jobs[request.job]
+        state, asked = self._workers[worker.key], self._ledger.asked[request.key]
         if request.job not in state.jobs:
             state.jobs.add(request.job)
-            self._send(worker.key, job.register)
-        held = state.held.setdefault(request.job, [])
-        if request.version not in held:
-            held.append(request.version)
-            del held[:-VERSIONS_KEPT]
+            self._send(worker.key, self._ledger.jobs[request.job].register)
+        if not state.held.has(request.job, request.version):
+            state.held.add(request.job, request.version, None)
             self.count("weights_sent")
-            self.emit(Send(LINK.name, worker.key, self._pinned[request.key]))
-        asked = self._requests[request.key][1]
-        if isinstance(asked, m.Train):
-            asked = msgspec.structs.replace(asked, number=task, clients=list(unit.clients))
-        else:
-            asked = msgspec.structs.replace(asked, number=task)
-        self._send(worker.key, asked)
+            self.emit(Send(LINK.name, worker.key, asked.weights))
+        task = msgspec.structs.replace(asked.task, number=number)
+        if isinstance(task, m.Train):
+            task = msgspec.structs.replace(task, clients=list(unit.clients))
+        self._send(worker.key, task)
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -347,15 +328,18 @@ class BrokerCore(Core):
     def _from_handle(self, peer: bytes, message: m.Message, frames: Frames) -> None:
         match message:
             case m.Register():
-                self._register(peer, message)
+                self._refuse_if(peer, self._ledger.register(peer, message))
             case m.Weights():
-                self._weights(peer, message, frames)
+                wrong = self._ledger.set_weights(message, frames)
+                self._refuse_if(peer, wrong)
+                if not wrong:
+                    self.placement.job(message.job).model_bytes = len(frames[2])
             case m.Train() | m.ScoreTask():
                 self._request(peer, message)
             case m.Cancel():
-                known = self._requests.get((peer, message.number))
+                known = self._ledger.asked.get((peer, message.number))
                 if known is not None:
-                    self._close(known[0])
+                    self._close(known.request)
             case m.Forget():
                 self._forget(message.job)
             case m.Beat():
@@ -366,68 +350,17 @@ class BrokerCore(Core):
                 self.count("refused_messages")
                 self._refuse(peer, 0, f"{message.kind} is not for a job to say")
 
-    def _register(self, peer: bytes, register: m.Register) -> None:
-        known = self._jobs.get(register.job)
-        if known is not None and known.register == register:
-            known.owners.add(peer)
-            return
-        if known is not None:
-            self._refuse(peer, 0, f"job {register.job} is registered with another model")
-        elif len(self._jobs) >= JOBS_MAX:
-            self._refuse(peer, 0, f"{JOBS_MAX} jobs are registered already")
-        else:
-            self._jobs[register.job] = _JobState(register, {peer})
-
-    def _weights(self, peer: bytes, weights: m.Weights, frames: Frames) -> None:
-        job = self._jobs.get(weights.job)
-        if job is None:
-            self._refuse(peer, 0, f"weights of job {weights.job}, which is not registered")
-            return
-        if weights.version <= job.newest:
-            return  # sent twice, or overtaken
-        job.weights[weights.version] = frames
-        for old in sorted(job.weights)[:-VERSIONS_KEPT]:
-            del job.weights[old]
-        self.placement.job(weights.job).model_bytes = len(frames[2])
-
     def _request(self, peer: bytes, task: m.Train | m.ScoreTask) -> None:
         key = (peer, task.number)
-        wrong = self._wrong_request(key, task)
+        wrong = self._ledger.wrong_with(key, task)
         if wrong:
             self._refuse(peer, task.number, wrong)
-            return
-        weights = self._jobs[task.job].weights[task.version]
-        if isinstance(task, m.Train):
-            clients = tuple(task.clients)
-            work = float(task.steps * task.batch_size)
-            request = Request(key, task.job, task.version, task.round, work, set(clients))
-            stacks = stacks_of(clients, self.settings.stack_clients, model_bytes=len(weights[2]))
-            units = [Unit(request, own) for own in stacks]
         else:
-            request = Request(key, task.job, task.version, work=0.0)
-            units = [Unit(request, ())]
-        self._requests[key] = request, task
-        self._pinned[key] = weights
-        self.placement.add(units)
-
-    def _wrong_request(self, key: tuple[bytes, int], task: m.Train | m.ScoreTask) -> str:
-        job = self._jobs.get(task.job)
-        if job is None:
-            return f"job {task.job} is not registered"
-        if task.version not in job.weights:
-            there = ", ".join(map(str, sorted(job.weights))) or "none"
-            return f"job {task.job}: version {task.version} is not there; kept are {there}"
-        if isinstance(task, m.Train) and len(set(task.clients)) < len(task.clients):
-            return f"job {task.job}: a client is there twice"
-        if key in self._requests or not task.number:
-            return f"request {task.number} was used before"
-        if len(self._requests) >= REQUESTS_MAX:
-            return f"{REQUESTS_MAX} requests are waiting already"
-        return ""
+            self.placement.add(self._ledger.ask(key, task, self.settings.stack_clients))
 
     def _close(self, request: Request) -> None:
         """Nobody wants it any more."""
-        del self._requests[request.key], self._pinned[request.key]
+        del self._ledger.asked[request.key]
         self.placement.cancel(request)
 
     def _fail(self, request: Request, text: str) -> None:
@@ -436,14 +369,13 @@ class BrokerCore(Core):
             self._refuse(*request.key, text)
 
     def _forget(self, number: int) -> None:
-        if self._jobs.pop(number, None) is None:
+        if self._ledger.jobs.pop(number, None) is None:
             return
-        for request, _ in list(self._requests.values()):
-            if request.job == number:
-                self._fail(request, f"job {number} was forgotten")
+        for request in self._ledger.requests(job=number):
+            self._fail(request, f"job {number} was forgotten")
         self.placement.forget(number)
         for peer, worker in self._workers.items():
-            worker.held.pop(number, None)
+            worker.held.forget(number)
             if number in worker.jobs:
                 worker.jobs.remove(number)
                 self._send(peer, m.Forget(number))
@@ -451,14 +383,10 @@ class BrokerCore(Core):
     def _detach(self, peer: bytes) -> None:
         """A job's process is gone: nobody waits for its results, and its jobs are over."""
         del self._handles[peer]
-        for request, _ in list(self._requests.values()):
-            if request.key[0] == peer:
-                self._close(request)
-        for number, job in list(self._jobs.items()):
-            if peer in job.owners:
-                job.owners.remove(peer)
-                if not job.owners:
-                    self._forget(number)
+        for request in self._ledger.requests(peer=peer):
+            self._close(request)
+        for number in self._ledger.leave(peer):
+            self._forget(number)
 
     # --- saying ------------------------------------------------------------------------------
 
@@ -467,6 +395,10 @@ class BrokerCore(Core):
 
     def _refuse(self, peer: bytes, number: int, text: str) -> None:
         self._send(peer, m.Refused(number, text[:2_000]))
+
+    def _refuse_if(self, peer: bytes, wrong: str) -> None:
+        if wrong:
+            self._refuse(peer, 0, wrong)
 
     def _happened(self, what: str, **facts: m.Fact) -> None:
         """Tell those who watch, and the log."""

@@ -14,6 +14,7 @@ from evaluation.executor.serve import serve
 from evaluation.executor.until_eof import stop_at_eof
 from propius.shell import exit_codes, logs
 from propius.shell.exit_codes import StartError
+from propius.shell.program import bind_endpoint
 from propius.shell.wake import Shutdown
 
 __all__ = ["executor"]
@@ -25,6 +26,15 @@ PORT: Final = 49_989
 def executor(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any free one.")] = PORT,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            show_default="none",
+            help="Serve /livez, /readyz, /metrics and /peers there, on the same host; 0: any free.",
+        ),
+    ] = None,
     security: Annotated[
         str,
         typer.Option(help="none: other machines may connect, and nothing checks who they are."),
@@ -54,10 +64,12 @@ def executor(
             stop_at_eof(shutdown.request)
 
     try:
+        address = _address(host, security)
         code = serve(
-            _endpoint(host, port, security),
+            bind_endpoint(address, port),
             settings,
-            on_open=lambda endpoint: typer.echo(f"executor: {endpoint}"),
+            admin=None if admin_port is None else (address, admin_port),
+            on_open=_announce,
             on_start=started,
             log=log,
         )
@@ -69,7 +81,13 @@ def executor(
     raise typer.Exit(code)
 
 
-def _endpoint(host: str, port: int, security: str) -> str:
+def _announce(endpoint: str, admin: str) -> None:
+    typer.echo(f"executor: {endpoint}")
+    if admin:
+        typer.echo(f"admin: http://{admin}")
+
+
+def _address(host: str, security: str) -> str:
     if security not in {"loopback", "none"}:
         text = f"--security {security}: it is loopback or none"
         raise StartError(text, exit_codes.CONFIGURATION)
@@ -81,7 +99,7 @@ def _endpoint(host: str, port: int, security: str) -> str:
     if not address.is_loopback and security != "none":
         text = f"--host {host} is reached by others; say --security none to allow it"
         raise StartError(text, exit_codes.CONFIGURATION)
-    return f"tcp://[{address}]:{port}" if address.version == 6 else f"tcp://{address}:{port}"
+    return str(address)
 
 
 def _torch_here() -> str:

@@ -31,7 +31,7 @@ from evaluation.executor.versions import Versions
 from evaluation.training.specs import Hyper, Score
 
 if TYPE_CHECKING:
-    from evaluation.executor.trainer import Trainer
+    from evaluation.training.trainer import Trainer
 
 __all__ = ["Executor", "ExecutorError", "InProcessExecutor", "JobModel", "PartitionSpec",
            "RemoteExecutor"]  # fmt: skip
@@ -71,7 +71,10 @@ class Executor(Protocol):
 
 
 class InProcessExecutor:
-    """Trains one task after the other in a thread of this process."""
+    """Trains one task after the other in a thread of this process.
+
+    ``device`` as a worker's: ``auto`` takes a GPU if there is one.
+    """
 
     def __init__(self, device: str = "cpu", *, stack_clients: int = STACK_CLIENTS) -> None:
         self._device, self._stack_clients = device, stack_clients
@@ -142,7 +145,7 @@ class InProcessExecutor:
 
     def _own(self) -> Trainer:
         if self._trainer is None:
-            from evaluation.executor.trainer import Trainer  # loads torch
+            from evaluation.training.device import Device  # loads torch
 
-            self._trainer = Trainer(self._device)
+            self._trainer = Device(self._device, threads=None).trainer()
         return self._trainer

@@ -12,12 +12,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from evaluation.data.images import ImageData
+from evaluation.data.partition import (
+    Partition,
+    by_client_map,
+    by_label_counts,
+    by_owner,
+    dirichlet,
+    iid,
+    load_client_map,
+    load_label_counts,
+)
 from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.training.specs import ModelSpec
 from propius.errors import PropiusError
 
 __all__ = ["STACK_CLIENTS", "ExecutorError", "JobModel", "MemoryShortError", "PartitionSpec",
-           "check_clients", "stacks_of"]  # fmt: skip
+           "check_clients", "partition_of", "stacks_of"]  # fmt: skip
 
 PartitionKind: TypeAlias = Literal["iid", "dirichlet", "label_counts", "client_map", "owner"]
 
@@ -54,6 +65,27 @@ class JobModel:
     partition: PartitionSpec = field(default_factory=lambda: PartitionSpec("iid", 1))
     dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
+
+
+def partition_of(data: ImageData, spec: PartitionSpec, seed: int) -> Partition:
+    """Who has which samples; the same for the same arguments, on every machine.
+
+    Raises DataError.
+    """
+    match spec.kind:
+        case "iid":
+            return iid(data.labels, spec.clients, seed)
+        case "dirichlet":
+            return dirichlet(data.labels, spec.clients, seed, alpha=spec.alpha)
+        case "owner":
+            if data.clients is None:
+                raise ExecutorError(f"{data.name}: no sample has an owner; choose a partition")
+            return by_owner(data.clients, spec.clients)
+    if spec.file is None:
+        raise ExecutorError(f"partition {spec.kind} needs a file")
+    if spec.kind == "label_counts":
+        return by_label_counts(data.labels, load_label_counts(spec.file), spec.clients, seed)
+    return by_client_map(load_client_map(spec.file), len(data.labels), spec.clients)
 
 
 def stacks_of(

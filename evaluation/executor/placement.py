@@ -209,7 +209,8 @@ class Placement:
         placed = worker.has.pop(task)
         unit, number = placed.unit, placed.job.number
         if memory and len(unit.clients) > 1:
-            worker.most[number] = len(unit.clients) // 2
+            half = len(unit.clients) // 2
+            worker.most[number] = min(half, worker.most.get(number, half))
             _put_back(placed, unit.halves())
             return ""
         if memory or unfit:
@@ -229,6 +230,8 @@ class Placement:
 
     def place(self, now_ns: int) -> list[tuple[Worker, int, Unit]]:
         """Give idle workers something to do: (worker, task, unit), until one side has no more."""
+        if not self.waiting:
+            return []
         by_speed = sorted(self.workers.values(), key=lambda it: (it.slowness, it.name))
         placed = [self._place_at(worker, now_ns) for worker in by_speed if not worker.has]
         placed += [self._place_at(worker, now_ns) for worker in by_speed if _is_soon_idle(worker)]

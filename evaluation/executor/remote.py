@@ -27,7 +27,7 @@ from evaluation.aggregators import Update
 from evaluation.executor import messages as m
 from evaluation.executor.arrays import FRAME_BYTES_MAX, pack, unpack_stack
 from evaluation.executor.jobs import ExecutorError, JobModel, check_clients
-from evaluation.executor.versions import VERSIONS_KEPT, check_finite
+from evaluation.executor.versions import check_finite, keep_last
 from evaluation.training.specs import Hyper, Score
 from propius.core import Frames
 from propius.errors import ProtocolError
@@ -106,8 +106,7 @@ class RemoteExecutor:
         with self._lock:
             own = self._versions.setdefault(job, {})
             own[version] = frames
-            for old in sorted(own)[:-VERSIONS_KEPT]:
-                del own[old]
+            keep_last(own, sorted(own))
             self._outbox.append(frames)
         self._wake.set()
 

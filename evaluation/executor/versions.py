@@ -5,15 +5,17 @@ Not here: who sends them where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.executor.jobs import ExecutorError
 
-__all__ = ["VERSIONS_KEPT", "Recent", "Versions", "check_finite"]
+__all__ = ["Recent", "Versions", "check_finite", "keep_last"]
+
+Value = TypeVar("Value")
 
 VERSIONS_KEPT: Final = 2
 """Of each job: a score of the last version may be asked for when the next one is there."""
@@ -40,8 +42,7 @@ class Versions:
         check_finite(job, version, weights)
         own = self._kept.setdefault(job, {})
         own[version] = {name: np.array(value) for name, value in weights.items()}
-        for old in sorted(own)[:-VERSIONS_KEPT]:
-            del own[old]
+        keep_last(own, sorted(own))
 
     def get(self, job: int, version: int) -> Mapping[str, NDArray[Any]]:
         """The weights; raises :class:`ExecutorError` if they are not kept."""
@@ -56,25 +57,28 @@ class Versions:
         self._kept.pop(job, None)
 
 
-class Recent:
+class Recent(Generic[Value]):
     """What a worker was sent: of each job the last few versions, in the order of sending.
 
-    The broker keeps such a list of what it sent, and so knows what the worker still has.
+    The broker keeps one of these for each worker, and so knows what the worker still has.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, dict[int, Mapping[str, NDArray[Any]]]] = {}
+        self._kept: dict[int, dict[int, Value]] = {}
 
-    def add(self, job: int, version: int, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Keep these, and forget those sent longest ago."""
+    def add(self, job: int, version: int, value: Value) -> None:
+        """Keep this, and forget what was sent longest ago."""
         own = self._kept.setdefault(job, {})
         own.pop(version, None)
-        own[version] = weights
-        for old in list(own)[:-VERSIONS_KEPT]:
-            del own[old]
+        own[version] = value
+        keep_last(own, list(own))
 
-    def get(self, job: int, version: int) -> Mapping[str, NDArray[Any]]:
-        """The weights; raises :class:`ExecutorError` if they are not here."""
+    def has(self, job: int, version: int) -> bool:
+        """Whether it is still kept."""
+        return version in self._kept.get(job, {})
+
+    def get(self, job: int, version: int) -> Value:
+        """What was sent; raises :class:`ExecutorError` if it is not here."""
         try:
             return self._kept[job][version]
         except KeyError:
@@ -83,6 +87,12 @@ class Recent:
     def forget(self, job: int) -> None:
         """The job is over."""
         self._kept.pop(job, None)
+
+
+def keep_last(own: dict[int, Any], versions: Sequence[int]) -> None:
+    """Forget all but the last of these versions."""
+    for old in versions[:-VERSIONS_KEPT]:
+        del own[old]
 
 
 def check_finite(job: int, version: int, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -2,7 +2,7 @@
 
 The main thread talks to the broker; a second one trains, so that a long task never keeps the worker
 from saying that it is alive. A task's weights are looked up when it comes, and nothing that
-training changes is kept (:mod:`evaluation.executor.trainer`). If the broker is silent or has
+training changes is kept (:mod:`evaluation.training.trainer`). If the broker is silent or has
 forgotten the worker, it says hello again, and what it was doing is dropped when it is done.
 
 Not here: what training is.
@@ -52,7 +52,7 @@ class WorkerError(PropiusError):
 
 
 class Trains(Protocol):
-    """What a worker needs of a :class:`evaluation.executor.trainer.Trainer`."""
+    """What a worker needs of a :class:`evaluation.training.trainer.Trainer`."""
 
     def register(self, model: JobModel) -> None: ...
     def forget(self, job: int) -> None: ...
@@ -88,7 +88,7 @@ class Worker:
         self._stop = threading.Event()
         self._tasks: queue.Queue[Work | m.Register | m.Forget | None] = queue.Queue()
         self._results: queue.Queue[tuple[int, Frames]] = queue.Queue(TASKS_MAX)
-        self._weights = Recent()
+        self._weights: Recent[Mapping[str, NDArray[Any]]] = Recent()
         self._epoch = 0  # grows with each welcome; results of earlier ones are not sent
         self._heard_s = self._beat_due_s = 0.0
         self._beat_s = self._lost_s = HELLO_AGAIN_S

@@ -36,7 +36,7 @@ def worker(
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is loaded
     try:
-        from evaluation.executor.device import Device
+        from evaluation.training.device import Device
     except ModuleNotFoundError:
         _refuse("a worker needs torch: run `make eval`, or install propius[training]")
     try:

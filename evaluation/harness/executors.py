@@ -29,13 +29,13 @@ class RunExecutor(Protocol):
 
 
 class _Here:
-    """This process trains."""
+    """This process trains, on a GPU if there is one."""
 
     endpoint = ""
 
     @contextmanager
     def handle(self, writer: PolicyWriter) -> Iterator[Executor]:
-        executor = InProcessExecutor()
+        executor = InProcessExecutor("auto")
         try:
             yield executor
         finally:

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from evaluation.aggregators import Weights
 from evaluation.data.images import ImageData
 from evaluation.data.sources import load
-from evaluation.executor.jobs import JobModel, PartitionSpec
-from evaluation.executor.trainer import partition_of
+from evaluation.executor.jobs import JobModel, PartitionSpec, partition_of
 from evaluation.harness.experiment import Experiment, PlannedJob
 from evaluation.jobs.yaml_file import SettingsError
-from evaluation.training.initial import initial_weights
-from evaluation.training.local import Arrays
 from evaluation.training.specs import ModelError, ModelSpec
 
 __all__ = ["PreparedModel", "prepare_models"]
@@ -30,7 +28,7 @@ class PreparedModel:
     """One job's model as the executor hears of it, and its weights of version 0."""
 
     model: JobModel
-    weights: Arrays
+    weights: Weights
 
     @property
     def kbit(self) -> float:
@@ -85,7 +83,9 @@ def _spec(job: PlannedJob, data: ImageData) -> ModelSpec:
     return ModelSpec(profile.model, data.shape, data.classes, profile.model_norm)
 
 
-def _weights(job: PlannedJob, spec: ModelSpec, dtype: str, seed: int) -> Arrays:
+def _weights(job: PlannedJob, spec: ModelSpec, dtype: str, seed: int) -> Weights:
+    from evaluation.training.initial import initial_weights  # loads torch
+
     try:
         return initial_weights(spec, seed=SEED_STEP * seed + job.job, dtype=dtype)
     except ModelError as error:

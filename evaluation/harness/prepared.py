@@ -6,16 +6,13 @@ Everything that can be wrong with a run is found here, before anything is traine
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from evaluation.clients.behaviour import SimulatedClient, TaskCost
+from evaluation.data.images import ImageData
 from evaluation.harness.experiment import Experiment, PlannedJob
+from evaluation.harness.models import PreparedModel, prepare_models
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.profiles import MODEL_SIZE_KBIT
-
-if TYPE_CHECKING:
-    from evaluation.data.images import ImageData
-    from evaluation.harness.models import PreparedModel
 
 __all__ = ["Prepared", "prepare"]
 
@@ -51,8 +48,6 @@ def prepare(experiment: Experiment, seed: int, loaded: dict[str, ImageData]) -> 
     experiment.check_served(jobs, clients)
     models = None
     if config.trains:
-        from evaluation.harness.models import prepare_models  # loads torch
-
         models = prepare_models(experiment, jobs, seed, loaded)
     costs = []
     for place, job in enumerate(jobs):

@@ -1,6 +1,8 @@
-"""Training with torch: models, local training on clients' data, evaluation. Nobody needs torch but
-this package and what a worker runs of it.
+"""Training with torch: models, local training on clients' data, evaluation. Nothing else of Propius
+imports torch.
 
+* :mod:`evaluation.training.trainer` is one device that trains and scores for many jobs, and
+  :mod:`evaluation.training.device` which one that is;
 * :mod:`evaluation.training.models` builds the models by name;
 * :mod:`evaluation.training.initial` makes the weights that a job begins with;
 * :mod:`evaluation.training.batches` draws which samples a client trains on, whatever trains them;

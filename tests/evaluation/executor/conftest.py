@@ -176,6 +176,7 @@ class Site:
     """A real broker in a thread; workers in threads, with the trainers of the test."""
 
     endpoint: str
+    admin: str
     stack: ExitStack
 
     def worker(self, trainer: Callable[[], Any], name: str = "w", torch: str = TORCH) -> Worker:
@@ -197,19 +198,24 @@ class Site:
 
 @contextmanager
 def open_site(settings: BrokerSettings, endpoint: str = "tcp://127.0.0.1:0") -> Iterator[Site]:
-    endpoints: queue.Queue[str] = queue.Queue()
+    opened: queue.Queue[tuple[str, str]] = queue.Queue()
     shutdowns: queue.Queue[Shutdown] = queue.Queue()
     log = structlog.wrap_logger(structlog.PrintLogger(), processors=[_drop])
     thread = threading.Thread(
         target=serve,
         args=(endpoint, settings),
-        kwargs={"on_open": endpoints.put, "on_start": shutdowns.put, "log": log},
+        kwargs={
+            "admin": ("127.0.0.1", 0),
+            "on_open": lambda *both: opened.put(both),
+            "on_start": shutdowns.put,
+            "log": log,
+        },
     )
     thread.start()
     with ExitStack() as broker, ExitStack() as stack:
         broker.callback(thread.join, 10)
         broker.callback(shutdowns.get(timeout=60).request)
-        yield Site(endpoints.get(timeout=60), stack)
+        yield Site(*opened.get(timeout=60), stack)
 
 
 def _drop(*_: object) -> Any:

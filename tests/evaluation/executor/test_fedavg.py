@@ -31,10 +31,10 @@ from evaluation.executor.broker import BrokerSettings
 from evaluation.executor.handle import Executor, InProcessExecutor, RemoteExecutor
 from evaluation.executor.jobs import JobModel, PartitionSpec
 from evaluation.executor.local import LocalExecutor
-from evaluation.executor.trainer import Trainer
 from evaluation.training.batches import draw_batches
 from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper, ModelSpec
+from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 CLIENTS = 16

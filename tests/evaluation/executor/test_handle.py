@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import evaluation
 from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.executor.handle import ExecutorError, InProcessExecutor, JobModel, PartitionSpec
 from evaluation.executor.jobs import stacks_of
-from evaluation.executor.trainer import Trainer
 from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper, ModelError, ModelSpec
+from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("softmax", (1, 8, 8), 10)
 JOB = JobModel(1, SPEC, "digits", None, PartitionSpec("iid", 20))
 
 
-def test_handle_and_broker_load_no_torch() -> None:
-    """A job's process and the broker start without torch."""
-    code = (
-        "import sys, evaluation.executor.handle, evaluation.executor.broker_command, "
-        "evaluation.executor.local; sys.exit('torch' in sys.modules)"
-    )
+def test_nothing_but_training_loads_torch() -> None:
+    """Jobs, clients, runs, the broker and a worker's module start without torch."""
+    root = Path(evaluation.__file__).parent
+    modules = [
+        ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        for folder in ("clients", "executor", "harness", "jobs", "results")
+        for path in sorted((root / folder).glob("*.py"))
+    ]
+    assert "evaluation.executor.broker" in modules
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -59,7 +65,7 @@ def test_a_round_of_large_models_is_trained(monkeypatch: pytest.MonkeyPatch) -> 
             trained.append(len(clients))
             return super().train(job, round_no, weights, clients, hyper)
 
-    monkeypatch.setattr("evaluation.executor.trainer.Trainer", Counting)
+    monkeypatch.setattr("evaluation.training.device.Trainer", Counting)
     weights = initial_weights(SPEC, seed=0)
     size = sum(value.nbytes for value in weights.values())
     monkeypatch.setattr("evaluation.executor.jobs.FRAME_BYTES_MAX", 3 * size)

@@ -16,11 +16,17 @@ import torch
 from evaluation.aggregators import Update
 from evaluation.data.images import DataError, ImageData
 from evaluation.data.sources import load
-from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError, PartitionSpec
-from evaluation.executor.trainer import Trainer, partition_of
+from evaluation.executor.jobs import (
+    ExecutorError,
+    JobModel,
+    MemoryShortError,
+    PartitionSpec,
+    partition_of,
+)
 from evaluation.training.initial import initial_weights
 from evaluation.training.local import Arrays
 from evaluation.training.specs import Hyper, ModelError, ModelSpec
+from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("softmax", (1, 8, 8), 10)
 HYPER = Hyper(steps=4, batch_size=8, learning_rate=0.1)
@@ -211,7 +217,7 @@ def test_short_memory_is_told_apart(
     def short(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("evaluation.executor.trainer.train", short)
+    monkeypatch.setattr("evaluation.training.trainer.train", short)
     with pytest.raises(MemoryShortError, match="2 clients at once do not fit"):
         trainer.train(1, 0, weights, [0, 1], HYPER)
 

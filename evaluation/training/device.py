@@ -1,6 +1,6 @@
 """The device that a worker trains on: which it is, how much memory it has, its trainer.
 
-Not here: training (:mod:`evaluation.executor.trainer`).
+Not here: training (:mod:`evaluation.training.trainer`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from evaluation.executor.jobs import ExecutorError
-from evaluation.executor.trainer import Trainer
+from evaluation.training.trainer import Trainer
 
 __all__ = ["Device"]
 
@@ -21,11 +21,13 @@ MEMINFO: Final = Path("/proc/meminfo")
 class Device:
     """``auto`` takes the GPU of this index, counted in turn, or the CPU if there is none.
 
-    Raises :class:`ExecutorError` for a device that is not there.
+    ``threads`` is for the whole process; None leaves it as it is. Raises :class:`ExecutorError`
+    for a device that is not there.
     """
 
-    def __init__(self, name: str = "auto", *, index: int = 0, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, name: str = "auto", *, index: int = 0, threads: int | None = 1) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         if name == "auto":
             gpus = torch.cuda.device_count()
             name = f"cuda:{index % gpus}" if gpus else "cpu"
@@ -44,7 +46,11 @@ class Device:
     def free_bytes(self) -> int:
         """The memory that tasks may still use; 0 where that is not known."""
         if self._device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self._device)[0])
+            # The driver counts what torch keeps for its next tensors as used.
+            kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
+                self._device
+            )
+            return int(torch.cuda.mem_get_info(self._device)[0]) + kept
         return _memory_available_bytes()
 
 

@@ -22,24 +22,15 @@ from torch import Tensor, nn
 
 from evaluation.aggregators import Update, Weights
 from evaluation.data.images import ImageData
-from evaluation.data.partition import (
-    Partition,
-    by_client_map,
-    by_label_counts,
-    by_owner,
-    dirichlet,
-    iid,
-    load_client_map,
-    load_label_counts,
-)
+from evaluation.data.partition import Partition
 from evaluation.data.sources import load
-from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError, PartitionSpec
+from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError, partition_of
 from evaluation.training.local import ClientData, load_arrays, train
 from evaluation.training.models import build
 from evaluation.training.scoring import score
 from evaluation.training.specs import Hyper, ModelError, Score
 
-__all__ = ["Trainer", "partition_of"]
+__all__ = ["Trainer"]
 
 DATASETS_MAX: Final = 8
 PARTITIONS_MAX: Final = 64
@@ -193,27 +184,6 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return MemoryShortError(f"{what} do not fit into the memory of {self.device}")
-
-
-def partition_of(data: ImageData, spec: PartitionSpec, seed: int) -> Partition:
-    """Who has which samples; the same for the same arguments, on every machine.
-
-    Raises DataError.
-    """
-    match spec.kind:
-        case "iid":
-            return iid(data.labels, spec.clients, seed)
-        case "dirichlet":
-            return dirichlet(data.labels, spec.clients, seed, alpha=spec.alpha)
-        case "owner":
-            if data.clients is None:
-                raise ExecutorError(f"{data.name}: no sample has an owner; choose a partition")
-            return by_owner(data.clients, spec.clients)
-    if spec.file is None:
-        raise ExecutorError(f"partition {spec.kind} needs a file")
-    if spec.kind == "label_counts":
-        return by_label_counts(data.labels, load_label_counts(spec.file), spec.clients, seed)
-    return by_client_map(load_client_map(spec.file), len(data.labels), spec.clients)
 
 
 def _check_finite(job: int, round_no: int, update: Update) -> None:
