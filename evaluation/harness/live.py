@@ -78,7 +78,7 @@ def run_live(
                     last=own.stop,
                     behaviour=behaviour_settings(experiment.behaviour(prepared.seed)),
                     speed_up=config.speedup_factor,
-                    tasks_per_session=config.tasks_per_session,
+                    tasks_max=config.tasks_max,
                 ),
             )
         early = processes.wait_ready(READY_TIMEOUT_S)

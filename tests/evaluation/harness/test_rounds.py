@@ -68,6 +68,27 @@ def test_rounds_go_on_after_the_availability_has_been_played_once() -> None:
     assert sum(attempt.state == "completed" for attempt in rounds.attempts) == 60
 
 
+def test_ideal_clients_serve_again_and_again() -> None:
+    """They are there all the time, and neither a limit of tasks nor a period's end stops them.
+
+    A run with them ends before one with clients that come and go.
+    """
+    long = profile(total_round=40, public_constraint={"cpu_f": 8})
+    finished, tasks = [], []
+    for ideal in (True, False):
+        config = RunConfig(availability_period_s=2_000.0, ideal_client=ideal)
+        people = Behaviour(
+            60, SEED, config.period_s, ideal=ideal, availability=Availability(600.0, 900.0)
+        ).draw()
+        rounds = run([long], people, config=config)
+        assert rounds.finished_s[0] is not None
+        finished.append(rounds.finished_s[0])
+        tasks.append(max(use.tasks for use in rounds.uses))
+        assert ideal == (sum(use.dropped for use in rounds.uses) == 0)
+    assert finished[0] < finished[1]
+    assert tasks[0] > 1 + finished[0] / 2_000.0
+
+
 def tally(attempts: list[Attempt]) -> Counter[str]:
     return Counter(attempt.state for attempt in attempts)
 
