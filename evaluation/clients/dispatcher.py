@@ -2,9 +2,9 @@
 
 ``python -m evaluation.clients.dispatcher SETTINGS``, with :class:`DispatcherSettings` as JSON. A
 client asks for work while it is available; it starts at the job server, works for as long as its
-device would, hands in, which is answered when its training is over too, and reports. If its time
-is over first, it is gone, and says so. Thousands of clients share a few connections to the load
-balancer, and one to each job server.
+device would, or as many of the steps as fit its time where the job allows that, hands in, which is
+answered when its training is over too, and reports. If its time is over first, it is gone, and says
+so. Thousands of clients share a few connections to the load balancer, and one to each job server.
 
 It prints lines of :mod:`evaluation.jobs.told`, begins when a line with the start (nanoseconds of
 the monotonic clock) comes on its standard input, and ends with SIGTERM.
@@ -27,7 +27,7 @@ import msgspec
 
 from evaluation.children import complain, tell
 from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
-from evaluation.jobs.link import TaskLink
+from evaluation.jobs.link import Here, TaskLink
 from evaluation.jobs.told import ClientsTold, Ready
 from evaluation.results.rows import ClientRow
 from propius import Assignment, AsyncClient, AsyncConnection
@@ -196,9 +196,10 @@ class Dispatcher:
     ) -> float | None:
         """When its device was done; None if its time was over first."""
         link = await self._link(assignment.endpoint)
+        here = Here(max(0.0, end_s - began_s), client.speed_ms, client.bandwidth_kbps)
         started = await link.ask(
             "start", round_no=assignment.round, token=assignment.token, client=client.index,
-            timeout_s=START_TIMEOUT_S,
+            timeout_s=START_TIMEOUT_S, here=here,
         )  # fmt: skip
         done_s = began_s + client.task_s(TaskCost(started.samples, started.kbit))
         if done_s > end_s:

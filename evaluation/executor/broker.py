@@ -22,7 +22,7 @@ import msgspec
 
 from evaluation.executor import messages as m
 from evaluation.executor.arrays import FRAME_BYTES_MAX
-from evaluation.executor.jobs import STACK_CLIENTS, stacks_of
+from evaluation.executor.jobs import STACK_CLIENTS, ExecutorError, check_clients, stacks_of
 from evaluation.executor.placement import TRIES_MAX, Placement, Request, Unit, Worker
 from evaluation.executor.versions import VERSIONS_KEPT
 from propius.core import SECOND_NS, Core, Frames, Link, Send
@@ -329,7 +329,9 @@ class BrokerCore(Core):
             self.emit(Send(LINK.name, worker.key, self._pinned[request.key]))
         asked = self._requests[request.key][1]
         if isinstance(asked, m.Train):
-            asked = msgspec.structs.replace(asked, number=task, clients=list(unit.clients))
+            clients = list(unit.clients)
+            steps = [request.steps[client] for client in clients] if request.steps else None
+            asked = msgspec.structs.replace(asked, number=task, clients=clients, client_steps=steps)
         else:
             asked = msgspec.structs.replace(asked, number=task)
         self._send(worker.key, asked)
@@ -400,7 +402,8 @@ class BrokerCore(Core):
         if isinstance(task, m.Train):
             clients = tuple(task.clients)
             work = float(task.steps * task.batch_size)
-            request = Request(key, task.job, task.version, task.round, work, set(clients))
+            steps = dict(zip(clients, task.client_steps or (), strict=bool(task.client_steps)))
+            request = Request(key, task.job, task.version, task.round, work, set(clients), steps)
             stacks = stacks_of(clients, self.settings.stack_clients, model_bytes=len(weights[2]))
             units = [Unit(request, own) for own in stacks]
         else:
@@ -417,8 +420,11 @@ class BrokerCore(Core):
         if task.version not in job.weights:
             there = ", ".join(map(str, sorted(job.weights))) or "none"
             return f"job {task.job}: version {task.version} is not there; kept are {there}"
-        if isinstance(task, m.Train) and len(set(task.clients)) < len(task.clients):
-            return f"job {task.job}: a client is there twice"
+        if isinstance(task, m.Train):
+            try:
+                check_clients(task.job, task.clients, task.client_steps, task.steps)
+            except ExecutorError as error:
+                return str(error)
         if key in self._requests or not task.number:
             return f"request {task.number} was used before"
         if len(self._requests) >= REQUESTS_MAX:

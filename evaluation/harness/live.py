@@ -129,6 +129,7 @@ def _jobs(
                 at_s=job.at_s,
                 samples=cost.samples,
                 kbit=cost.kbit,
+                steps=cost.steps,
                 speed_up=config.speedup_factor,
                 job_manager=cluster.endpoint("job_manager", "jobs"),
                 executor=executor_endpoint if weights else "",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.clients.behaviour import Behaviour, SimulatedClient
+from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
 from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings, behaviour_settings
 from evaluation.jobs.link import Answer
 
@@ -21,13 +21,18 @@ class FakeLink:
 
     def __init__(self, scene: Scene, samples: float, training_s: float) -> None:
         self.scene, self.samples, self.training_s = scene, samples, training_s
+        self.steps = 0
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     async def ask(self, verb: str, **values: Any) -> Answer:
         self.asked.append((verb, values))
         if verb == "hand_in":
             self.scene.time_s += self.training_s
-        return Answer(1, "", self.samples, 0.0)
+            return Answer(1)
+        here = values["here"]
+        cost = TaskCost(self.samples, 0.0, self.steps)
+        cost = cost.within(here.left_s, here.speed_ms, here.kbps)
+        return Answer(1, "", cost.samples, cost.kbit)
 
 
 class Scene(Dispatcher):
@@ -89,3 +94,17 @@ def test_nobody_works_for_longer_than_it_is_there(samples: float) -> None:
     row = scene.stay(client, client.speed_ms)
     assert row.utilised_s == pytest.approx(min(samples / 1_000, 1.0) * client.speed_ms)
     assert scene.reported == ["completed" if samples < 1_000 else "dropped"]
+
+
+@pytest.mark.parametrize("steps, tasks", [(0, []), (10, ["completed"])])
+def test_a_client_that_is_soon_gone_does_fewer_steps_if_its_job_allows_that(
+    steps: int, tasks: list[str]
+) -> None:
+    """It says how long it is there, and hands in before it goes; else it drops out at its end."""
+    scene = Scene(1, samples=1_000.0)
+    scene.link.steps = steps
+    (client,) = scene.clients
+    row = scene.stay(client, 0.55 * client.speed_ms)
+    assert scene.reported == (tasks or ["dropped"])
+    assert [verb for verb, _ in scene.link.asked] == ["start", "hand_in"][: 1 + len(tasks)]
+    assert row.utilised_s == pytest.approx((0.5 if steps else 0.55) * client.speed_ms)

@@ -89,6 +89,35 @@ def test_ideal_clients_serve_again_and_again() -> None:
     assert tasks[0] > 1 + finished[0] / 2_000.0
 
 
+def test_a_fed_prox_client_does_what_fits_its_time_where_others_are_gone() -> None:
+    """Devices that fed-avg loses count with fewer steps, and end with their session at the latest.
+
+    Who has time for all steps does all of them; no attempt of fed-avg says anything of steps.
+    """
+    slow = {"local_steps": 300, "exec_timeout": 2_000, "total_round": 6}
+    people = clients()
+    lost, prox = [], profile(gradient_policy="fed-prox", **slow)
+    for wanted in (profile(**slow), prox):
+        rounds = run([wanted], people)
+        assert rounds.finished_s[0] is not None
+        lost.append(sum(use.dropped for use in rounds.uses))
+        told = [it.steps for it in rounds.attempts if it.clients]
+        assert all((steps is None) == (wanted is not prox) for steps in told)
+        for use, client in zip(rounds.uses, people, strict=True):
+            assert use.utilised_s <= client.active_s(rounds.end_s) + 1e-6
+    assert lost[1] < lost[0]
+    assert all(len(it.steps or ()) == len(it.clients) for it in rounds.attempts)
+    done = {steps for it in rounds.attempts for steps in it.steps or ()}
+    assert max(done) == 300
+    assert 1 <= min(done) < 300
+    cost = TaskCost.of(prox, 4_000.0)
+    for attempt in rounds.attempts:
+        for client, steps in zip(attempt.clients, attempt.steps or (), strict=True):
+            own = people[client]
+            one = TaskCost(cost.samples * steps / 300, cost.kbit, steps)
+            assert any(end_s - start_s >= own.task_s(one) - 1e-3 for start_s, end_s in own.sessions)
+
+
 def tally(attempts: list[Attempt]) -> Counter[str]:
     return Counter(attempt.state for attempt in attempts)
 
