@@ -228,6 +228,10 @@ def simulate(
     With ``record`` (``propius`` semantics only) the result has, beside the figures, ``record``: a
     list of attempts at rounds,
     (job, round, attempt, (opened_s, filled_s or None, ended_s), (allocated, completed, failed),
-    succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, "counted" | "late" |
-    "gone"); a session is numbered by its row in the trace plus the rows of the replays before.
+    succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, steps, "counted" |
+    "late" | "gone"); ``steps`` is 0 for a job without; a session is numbered by its row in the
+    trace plus the rows of the replays before.
+
+    A job may have ``steps``: a device whose session ends first does as many of so many equal parts
+    of the ``workload`` as fit, at least one, where it would else leave before its task is done.
     """

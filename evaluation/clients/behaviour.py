@@ -58,18 +58,43 @@ class ClientFiles:
 
 @dataclass(frozen=True)
 class TaskCost:
-    """What a task of one job asks of a device. In analytics mode nothing is trained or sent up."""
+    """What a task of one job asks of a device. In analytics mode nothing is trained or sent up.
+
+    ``steps``: into how many equal steps its samples may be cut; 0: a device does all or nothing.
+    """
 
     samples: float
     kbit: float
+    steps: int = 0
 
     @classmethod
     def of(cls, profile: JobProfile, model_kbit: float, *, analytics: bool = False) -> TaskCost:
         """Of a profile whose model has so many kbit."""
-        steps = float(profile.batch_size * profile.local_steps)
+        samples = float(profile.batch_size * profile.local_steps)
         if analytics:
-            return cls(steps, model_kbit)
-        return cls(FORWARD_AND_BACKWARD * steps, 2 * model_kbit)
+            return cls(samples, model_kbit)
+        steps = profile.local_steps if profile.cuts_steps else 0
+        return cls(FORWARD_AND_BACKWARD * samples, 2 * model_kbit, steps)
+
+    def task_s(self, speed_ms: float, kbps: float) -> float:
+        """How long it takes on a device of this speed and bandwidth."""
+        return self.samples * speed_ms / 1000 + self.kbit / kbps
+
+    def within(self, left_s: float, speed_ms: float, kbps: float) -> TaskCost:
+        """As many of its steps as such a device does in ``left_s``, with the transfers; at least 1.
+
+        >>> TaskCost(3_000.0, 8.0, steps=10).within(2.0, speed_ms=1.0, kbps=8.0)
+        TaskCost(samples=900.0, kbit=8.0, steps=3)
+        """
+        if not self.steps or self.task_s(speed_ms, kbps) <= left_s:
+            return self
+        step_s = self.samples / self.steps * speed_ms / 1000
+        fit = (left_s - self.kbit / kbps) / step_s if step_s else 0.0
+        steps = int(min(max(1.0, fit), self.steps))
+        cut = TaskCost(self.samples * steps / self.steps, self.kbit, steps)
+        if steps > 1 and cut.task_s(speed_ms, kbps) > left_s:  # it was rounded up
+            return TaskCost(self.samples * (steps - 1) / self.steps, self.kbit, steps - 1)
+        return cut
 
 
 @dataclass(frozen=True)
@@ -97,7 +122,7 @@ class SimulatedClient:
 
     def task_s(self, cost: TaskCost) -> float:
         """How long a task takes here."""
-        return cost.samples * self.speed_ms / 1000 + cost.kbit / self.bandwidth_kbps
+        return cost.task_s(self.speed_ms, self.bandwidth_kbps)
 
     def suits(self, profile: JobProfile) -> bool:
         """Whether it meets both constraints of a job."""

@@ -2,9 +2,9 @@
 
 ``python -m evaluation.clients.dispatcher SETTINGS``, with :class:`DispatcherSettings` as JSON. A
 client asks for work while it is available; it starts at the job server, works for as long as its
-device would, hands in, which is answered when its training is over too, and reports. If its time
-is over first, it is gone, and says so. Thousands of clients share a few connections to the load
-balancer, and one to each job server.
+device would, or as many of the steps as fit its time where the job allows that, hands in, which is
+answered when its training is over too, and reports. If its time is over first, it is gone, and says
+so. Thousands of clients share a few connections to the load balancer, and one to each job server.
 
 It prints lines of :mod:`evaluation.jobs.told`, begins when a line with the start (nanoseconds of
 the monotonic clock) comes on its standard input, and ends with SIGTERM.
@@ -27,7 +27,7 @@ import msgspec
 
 from evaluation.children import complain, tell
 from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
-from evaluation.jobs.link import TaskLink
+from evaluation.jobs.link import Here, TaskLink
 from evaluation.jobs.told import ClientsTold, Ready
 from evaluation.results.rows import ClientRow
 from propius import Assignment, AsyncClient, AsyncConnection
@@ -55,7 +55,7 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     behaviour: dict[str, Any]
     speed_up: float
-    tasks_per_session: int
+    tasks_max: int | None
 
 
 def behaviour_settings(behaviour: Behaviour) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class Dispatcher:
 
     async def _stay(self, client: SimulatedClient, device: AsyncClient, end_s: float) -> None:
         """Ask for work and do it while the session lasts, and tasks are allowed."""
-        tasks_max = self.settings.tasks_per_session
+        tasks_max = self.settings.tasks_max
         done = 0
-        while (left_s := self._real_s(end_s)) > 0 and not (tasks_max and done >= tasks_max):
+        while (left_s := self._real_s(end_s)) > 0 and (tasks_max is None or done < tasks_max):
             try:
                 assignment = await device.auto_assign(min(left_s, OFFER_WAIT_S))
                 if assignment is None:
@@ -172,14 +172,16 @@ class Dispatcher:
     ) -> None:
         """One task, from its slot to its report."""
         began_s = self.now_s()
-        outcome = "dropped"
+        outcome, done_s = "dropped", None
         try:
-            if await self._task(client, assignment, began_s, end_s):
-                outcome = "completed"
+            done_s = await self._task(client, assignment, began_s, end_s)
         except (RefusedError, RequestTimeoutError):
             pass  # the job is gone, or its round was over before we began
+        if done_s is not None:
+            outcome = "completed"
         use = self._uses[client.index]
-        use.utilised_s += self.now_s() - began_s
+        until_s = min(end_s, self.now_s() if done_s is None else done_s)
+        use.utilised_s += max(0.0, until_s - began_s)  # who waits for its training does not work
         use.tasks += 1
         use.completed += outcome == "completed"
         use.dropped += outcome == "dropped"
@@ -191,17 +193,18 @@ class Dispatcher:
 
     async def _task(
         self, client: SimulatedClient, assignment: Assignment, began_s: float, end_s: float
-    ) -> bool:
-        """Whether its device was done before its time was over, and its result counts."""
+    ) -> float | None:
+        """When its device was done; None if its time was over first."""
         link = await self._link(assignment.endpoint)
+        here = Here(max(0.0, end_s - began_s), client.speed_ms, client.bandwidth_kbps)
         started = await link.ask(
             "start", round_no=assignment.round, token=assignment.token, client=client.index,
-            timeout_s=START_TIMEOUT_S,
+            timeout_s=START_TIMEOUT_S, here=here,
         )  # fmt: skip
         done_s = began_s + client.task_s(TaskCost(started.samples, started.kbit))
         if done_s > end_s:
             await self._sleep_until(end_s)
-            return False
+            return None
         await self._sleep_until(done_s)
         try:
             await link.ask(
@@ -210,7 +213,7 @@ class Dispatcher:
             )  # fmt: skip
         except RefusedError:
             pass  # the round is over: the work is done, and wasted
-        return True
+        return done_s
 
     async def _link(self, endpoint: str) -> TaskLink:
         """The shared connection to a job server."""

@@ -312,7 +312,9 @@ class BrokerCore(Core):
             self.emit(Send(LINK.name, worker.key, asked.weights))
         task = msgspec.structs.replace(asked.task, number=number)
         if isinstance(task, m.Train):
-            task = msgspec.structs.replace(task, clients=list(unit.clients))
+            clients = list(unit.clients)
+            steps = [request.steps[client] for client in clients] if request.steps else None
+            task = msgspec.structs.replace(task, clients=clients, client_steps=steps)
         self._send(worker.key, task)
 
     # --- jobs --------------------------------------------------------------------------------

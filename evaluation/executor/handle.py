@@ -52,10 +52,17 @@ class Executor(Protocol):
         """
 
     def train(
-        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        version: int,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> Future[list[Update]]:
         """Train each client from that version; updates in the order of ``clients``.
 
+        ``steps``: how many each of them does, at most those of ``hyper``; None: all do those.
         The future raises :class:`ExecutorError`, in one line, for what no worker can do.
         Cancelling it ends the work.
         """
@@ -93,19 +100,34 @@ class InProcessExecutor:
             self._versions.set(job, version, weights)
 
     def train(
-        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        version: int,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> Future[list[Update]]:
         """See :class:`Executor`."""
         own = tuple(clients)
+        own_steps = None if steps is None else tuple(steps)
 
         def work(trainer: Trainer, weights: Mapping[str, NDArray[Any]]) -> list[Update]:
-            check_clients(job, own)
+            check_clients(job, own, own_steps, hyper.steps)
+            of = None if own_steps is None else dict(zip(own, own_steps, strict=True))
             size = sum(value.nbytes for value in weights.values())
             stacks = stacks_of(own, self._stack_clients, model_bytes=size)
             return [
                 update
                 for stack in stacks
-                for update in trainer.train(job, round_no, weights, stack, hyper)
+                for update in trainer.train(
+                    job,
+                    round_no,
+                    weights,
+                    stack,
+                    hyper,
+                    None if of is None else [of[client] for client in stack],
+                )
             ]
 
         return self._submit(job, version, work)

@@ -108,9 +108,18 @@ def stacks_of(
     return [tuple(clients[first:last]) for first, last in pairwise(bounds)]
 
 
-def check_clients(job: int, clients: Sequence[int]) -> None:
-    """Raise :class:`ExecutorError` if a client is there twice, or nobody is."""
+def check_clients(
+    job: int, clients: Sequence[int], steps: Sequence[int] | None = None, most: int = 0
+) -> None:
+    """Raise :class:`ExecutorError` if a client is there twice, or nobody is.
+
+    Or if there are ``steps`` that are not one number, from 1 to ``most``, for each client.
+    """
     if not clients:
         raise ExecutorError(f"job {job}: no clients to train")
     if len(set(clients)) < len(clients):
         raise ExecutorError(f"job {job}: a client is there twice")
+    if steps is not None and not (
+        len(steps) == len(clients) and min(steps) >= 1 and max(steps) <= most
+    ):
+        raise ExecutorError(f"job {job}: steps must be 1 to {most}, one number for each client")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from evaluation.executor import messages as m
-from evaluation.executor.jobs import stacks_of
+from evaluation.executor.jobs import ExecutorError, check_clients, stacks_of
 from evaluation.executor.placement import Request, RequestKey, Unit
 from evaluation.executor.versions import keep_last
 from propius.core import Frames
@@ -79,8 +79,11 @@ class Ledger:
         if task.version not in job.weights:
             there = ", ".join(map(str, sorted(job.weights))) or "none"
             return f"job {task.job}: version {task.version} is not there; kept are {there}"
-        if isinstance(task, m.Train) and len(set(task.clients)) < len(task.clients):
-            return f"job {task.job}: a client is there twice"
+        if isinstance(task, m.Train):
+            try:
+                check_clients(task.job, task.clients, task.client_steps, task.steps)
+            except ExecutorError as error:
+                return str(error)
         if key in self.asked or not task.number:
             return f"request {task.number} was used before"
         if len(self.asked) >= REQUESTS_MAX:
@@ -93,7 +96,8 @@ class Ledger:
         if isinstance(task, m.Train):
             clients = tuple(task.clients)
             work = float(task.steps * task.batch_size)
-            request = Request(key, task.job, task.version, task.round, work, set(clients))
+            steps = dict(zip(clients, task.client_steps or (), strict=bool(task.client_steps)))
+            request = Request(key, task.job, task.version, task.round, work, set(clients), steps)
             stacks = stacks_of(clients, stack_clients, model_bytes=len(weights[2]))
         else:
             request = Request(key, task.job, task.version, work=0.0)

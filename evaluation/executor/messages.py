@@ -50,7 +50,7 @@ __all__ = [
     "Trained", "VersionError", "Weights", "Welcome", "Who", "decode", "encode",
 ]  # fmt: skip
 
-EXECUTOR_VERSION: Final = 1
+EXECUTOR_VERSION: Final = 2
 HEAD_BYTES_MAX: Final = 256
 BODY_BYTES_MAX: Final = 8 << 20
 CLIENTS_MAX: Final = 100_000
@@ -166,7 +166,10 @@ class Weights(_Message, frozen=True):
 
 
 class Train(_Message, frozen=True):
-    """Train each client from the job's weights of this version."""
+    """Train each client from the job's weights of this version.
+
+    ``client_steps``: how many each of them does, at most ``steps``; None: all do ``steps``.
+    """
 
     kind: ClassVar[str] = "train"
     number: Number
@@ -181,6 +184,7 @@ class Train(_Message, frozen=True):
     weight_decay: Rate
     prox_mu: Rate
     loss_decay: Rate
+    client_steps: Annotated[list[Some], Meta(min_length=1, max_length=CLIENTS_MAX)] | None = None
 
     @property
     def hyper(self) -> Hyper:

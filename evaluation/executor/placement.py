@@ -49,6 +49,7 @@ class Request:
     round: int = 0
     work: float = 1.0  # of one client: steps times batch size
     left: set[int] = field(default_factory=set)  # clients whose updates are not there yet
+    steps: dict[int, int] = field(default_factory=dict)  # by client, where they differ
     wanted: bool = True  # somebody waits for it
 
     @property

@@ -111,16 +111,23 @@ class RemoteExecutor:
         self._wake.set()
 
     def train(
-        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        version: int,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> Future[list[Update]]:
         """See :class:`evaluation.executor.handle.Executor`."""
-        check_clients(job, clients)
+        check_clients(job, clients, steps, hyper.steps)
         task = m.Train(
             number=next(self._numbers),
             job=job,
             round=round_no,
             version=version,
             clients=list(clients),
+            client_steps=None if steps is None else list(steps),
             **vars(hyper),
         )
         return self._ask(task.number, m.encode(task), tuple(clients))

@@ -57,7 +57,7 @@ class Trains(Protocol):
     def register(self, model: JobModel) -> None: ...
     def forget(self, job: int) -> None: ...
     def train(
-        self, job: int, round_no: int, weights: Weights, clients: Any, hyper: Hyper
+        self, job: int, round_no: int, weights: Weights, clients: Any, hyper: Hyper, steps: Any
     ) -> list[Update]: ...
     def score(self, job: int, weights: Weights) -> Score: ...
 
@@ -265,7 +265,10 @@ def _result(
             raise unfit
         if isinstance(task, m.Train):
             answer = _trained(
-                task, trainer.train(task.job, task.round, weights, task.clients, task.hyper)
+                task,
+                trainer.train(
+                    task.job, task.round, weights, task.clients, task.hyper, task.client_steps
+                ),
             )
         else:
             answer = _scored(task, trainer.score(task.job, weights))

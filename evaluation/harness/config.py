@@ -109,6 +109,21 @@ class RunConfig(Section):
         """Whether anything is trained at all."""
         return self.do_compute and not self.is_FA
 
+    @property
+    def tasks_max(self) -> int | None:
+        """How many tasks a client does each time that it is available; None: as many as it can."""
+        return None if self.ideal_client else self.tasks_per_session or None
+
+    @property
+    def period_s(self) -> float:
+        """After which availability repeats: never, of clients that are always there."""
+        return self.availability_period_s * (self.periods_max if self.ideal_client else 1)
+
+    @property
+    def periods(self) -> int:
+        """How many of these a run has at most."""
+        return 1 if self.ideal_client else self.periods_max
+
     def policies_run(self) -> tuple[str, ...]:
         """The scheduler's policies that this run compares."""
         match self.selection_method:

@@ -58,7 +58,7 @@ class Experiment:
         return Behaviour(
             clients=config.client_num,
             seed=seed,
-            period_s=config.availability_period_s,
+            period_s=config.period_s,
             ideal=config.ideal_client,
             availability=config.availability.model(),
             files=ClientFiles(

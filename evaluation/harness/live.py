@@ -78,7 +78,7 @@ def run_live(
                     last=own.stop,
                     behaviour=behaviour_settings(experiment.behaviour(prepared.seed)),
                     speed_up=config.speedup_factor,
-                    tasks_per_session=config.tasks_per_session,
+                    tasks_max=config.tasks_max,
                 ),
             )
         early = processes.wait_ready(READY_TIMEOUT_S)
@@ -129,6 +129,7 @@ def _jobs(
                 at_s=job.at_s,
                 samples=cost.samples,
                 kbit=cost.kbit,
+                steps=cost.steps,
                 speed_up=config.speedup_factor,
                 job_manager=cluster.endpoint("job_manager", "jobs"),
                 executor=executor_endpoint if weights else "",

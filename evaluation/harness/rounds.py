@@ -34,7 +34,8 @@ KBPS_OF_UNIT: Final = 13_736.0
 class Attempt:
     """One attempt at a round. ``clients``: whose results count, in the order in which they came.
 
-    ``allocated`` counts a slot again that was given again.
+    ``steps``: how many each of them did; None of a job whose clients all do the same. ``allocated``
+    counts a slot again that was given again.
     """
 
     job: int
@@ -49,6 +50,7 @@ class Attempt:
     completed: int
     failed: int
     clients: tuple[int, ...]
+    steps: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ def simulate_rounds(
         policy=policy,
         policy_options=config.policy_options,
         seed=seed,
-        repeat=config.periods_max,
-        period_s=config.availability_period_s,
+        repeat=config.periods,
+        period_s=config.period_s,
         replan_s=config.replan_s,
         managers=config.client_managers,
-        tasks_max=config.tasks_per_session or None,
+        tasks_max=config.tasks_max,
         dispatch_s=0.0,
         as_daemons=True,
         record=True,
@@ -165,6 +167,7 @@ def _job(job: PlannedJob, kinds: dict[Any, JobProfile], cost: TaskCost) -> dict[
         "min_response": profile.demand / profile.devices,
         "workload": cost.samples * MS_OF_UNIT / 1000,
         "communication": cost.kbit / 2 / KBPS_OF_UNIT,
+        "steps": cost.steps or None,
         "scheduling_timeout_s": profile.sched_timeout,
         "response_timeout_s": profile.exec_timeout,
     }
@@ -176,10 +179,10 @@ def _job(job: PlannedJob, kinds: dict[Any, JobProfile], cost: TaskCost) -> dict[
 def _attempts(
     rounds: Sequence[Any], tasks: Sequence[Any], rows: Sequence[int], jobs: Sequence[PlannedJob]
 ) -> list[Attempt]:
-    took_part: dict[tuple[int, int], list[int]] = {}
-    for session, job, attempt, _start_s, _end_s, how in tasks:
+    took_part: dict[tuple[int, int], dict[int, int]] = {}
+    for session, job, attempt, _start_s, _end_s, steps, how in tasks:
         if how == "counted":
-            took_part.setdefault((job, attempt), []).append(rows[session % len(rows)])
+            took_part.setdefault((job, attempt), {}).setdefault(rows[session % len(rows)], steps)
     tries: dict[tuple[int, int], int] = {}
     attempts = []
     for job, round_no, number, times, counts, succeeded in rounds:
@@ -187,9 +190,9 @@ def _attempts(
         again = tries.get((job, round_no), 0)
         tries[job, round_no] = again + 1
         state = "completed" if succeeded else _failure(filled_s)
-        clients = [*dict.fromkeys(took_part.get((job, number), ()))]
-        if succeeded:
-            del clients[jobs[job].profile.demand :]
+        steps_of = took_part.get((job, number), {})
+        clients = [*steps_of][: jobs[job].profile.demand if succeeded else None]
+        steps = tuple(steps_of[client] for client in clients)
         allocated, _reports, failed = counts
         attempts.append(
             Attempt(
@@ -205,6 +208,7 @@ def _attempts(
                 completed=len(clients),
                 failed=failed,
                 clients=tuple(clients),
+                steps=steps if any(steps) else None,
             )
         )
     return sorted(attempts, key=lambda it: (it.ended_s, it.job))
@@ -217,7 +221,7 @@ def _failure(filled_s: float | None) -> str:
 def _uses(tasks: Sequence[Any], rows: Sequence[int], clients: int) -> list[ClientUse]:
     spent = [0.0] * clients
     counted, dropped = [0] * clients, [0] * clients
-    for session, _job, _attempt, start_s, end_s, how in tasks:
+    for session, _job, _attempt, start_s, end_s, _steps, how in tasks:
         client = rows[session % len(rows)]
         spent[client] += end_s - start_s
         if how == "gone":

@@ -136,9 +136,9 @@ class _Chains:
     def _train(self, job: LearningJob, attempt: Attempt) -> _Trained:
         if attempt.state != "completed":
             return _Trained(job.version, job.moving_loss, 0, None)
-        task = job.task_of(attempt.round, attempt.clients)
+        task = job.task_of(attempt.round, attempt.clients, attempt.steps)
         trained = self._executor.train(
-            task.job, task.round, task.version, task.clients, task.hyper
+            task.job, task.round, task.version, task.clients, task.hyper, task.steps
         ).result()
         job.finish(attempt.round, trained)
         self._executor.set_weights(job.job, job.version, job.weights)

@@ -24,16 +24,19 @@ class Attempt:
 
     number: int
     trains: bool
+    steps: dict[int, int] = field(default_factory=dict)
+    """Of those who started: how many steps each does; 0 for whole tasks."""
     waits_s: dict[int, float] = field(default_factory=dict)
     """Of those who count: how long each waited for its training."""
     _updates: dict[int, Update | None] = field(default_factory=dict)
     _handed_in_s: dict[int, float] = field(default_factory=dict)
     _counted: dict[int, None] = field(default_factory=dict)
 
-    def start(self, client: int) -> bool:
-        """The client has a slot; whether it is to be trained now."""
+    def start(self, client: int, steps: int = 0) -> bool:
+        """The client has a slot; whether it is to be trained now, for ``steps`` steps."""
         if client in self._updates:
             return False
+        self.steps[client] = steps
         self._updates[client] = None
         return self.trains
 

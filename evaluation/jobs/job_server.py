@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.children import complain, tell
+from evaluation.clients.behaviour import TaskCost
 from evaluation.executor.handle import Executor
 from evaluation.executor.messages import Register
 from evaluation.executor.remote import RemoteExecutor
 from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
-from evaluation.jobs.link import Answer, Ask, JobLink
+from evaluation.jobs.link import Answer, Ask, Here, JobLink
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.told import Attempted, Happened, JobOver, Ready, Scored
 from evaluation.results.rows import JobRow, RoundRow, ScoreRow
@@ -68,6 +69,7 @@ class JobServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     samples: float
     kbit: float
+    steps: int = 0
     speed_up: float
     job_manager: str
     executor: str = ""
@@ -229,16 +231,23 @@ class JobServer:
         if lease.round != attempt.number:
             respond(Answer(ask.request, f"round {ask.round} is over"))
         elif ask.verb == "start":
-            if attempt.start(ask.client):
+            cost = self._cost_for(ask.here)
+            if attempt.start(ask.client, cost.steps):
                 self._pending.append(ask.client)
                 self._train_next()
-            respond(Answer(ask.request, "", self.settings.samples, self.settings.kbit))
+            respond(Answer(ask.request, "", cost.samples, cost.kbit))
         else:
             counts = attempt.hand_in(ask.client, self.now_s())
             if counts is None:
                 self._waiting[ask.client] = (ask, respond)
             else:
                 respond(Answer(ask.request, "" if counts else "it never started"))
+
+    def _cost_for(self, here: Here | None) -> TaskCost:
+        """Of as much of a task as the device can do."""
+        settings = self.settings
+        cost = TaskCost(settings.samples, settings.kbit, settings.steps)
+        return cost if here is None else cost.within(here.left_s, here.speed_ms, here.kbps)
 
     def _open(self, number: int) -> None:
         self.attempt = Attempt(number, trains=self.executor is not None)
@@ -273,10 +282,13 @@ class JobServer:
             while self._pending and (attempt := self.attempt) is not None:
                 clients = self._pending[:TOGETHER_MAX]
                 del self._pending[:TOGETHER_MAX]
-                task = self.learning.task_of(self.rounds_done, clients)
+                steps = [attempt.steps[client] for client in clients]
+                task = self.learning.task_of(
+                    self.rounds_done, clients, steps if self.settings.steps else None
+                )
                 assert self.executor is not None
                 future = self.executor.train(
-                    task.job, task.round, task.version, task.clients, task.hyper
+                    task.job, task.round, task.version, task.clients, task.hyper, task.steps
                 )
                 updates = await asyncio.wrap_future(future)
                 if attempt is self.attempt:

@@ -30,13 +30,14 @@ class LearningError(PropiusError):
 
 @dataclass(frozen=True)
 class Task:
-    """Train these clients from this version of a job's weights."""
+    """Train these clients from this version of a job's weights; ``steps``: each for so many."""
 
     job: int
     round: int
     version: int
     clients: tuple[int, ...]
     hyper: Hyper
+    steps: tuple[int, ...] | None = None
 
 
 class LearningJob:
@@ -78,10 +79,16 @@ class LearningJob:
             loss_decay=profile.loss_decay,
         )
 
-    def task_of(self, round_no: int, clients: Sequence[int]) -> Task:
-        """What is to be trained; raises :class:`LearningError` if it is not this round's turn."""
+    def task_of(
+        self, round_no: int, clients: Sequence[int], steps: Sequence[int] | None = None
+    ) -> Task:
+        """What is to be trained; raises :class:`LearningError` if it is not this round's turn.
+
+        ``steps``: how many each client does; None: all do those of the profile.
+        """
         self._expect(round_no)
-        return Task(self.job, round_no, self.version, tuple(clients), self.hyper())
+        own = None if steps is None else tuple(steps)
+        return Task(self.job, round_no, self.version, tuple(clients), self.hyper(), own)
 
     def finish(self, round_no: int, updates: Sequence[Update]) -> None:
         """The round succeeded with these results, in the order in which they came.

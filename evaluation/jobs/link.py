@@ -1,9 +1,10 @@
 """Between simulated clients and a job server: *start* and *hand in*, over ROUTER and DEALER.
 
-The weights and samples of a simulated client are with the executor, so nothing large travels here.
-A request carries the lease's token, which the job server checks. One dispatcher has one connection
-to each job server for all its clients. A hand-in is answered when the client's training is over,
-which may take as long as it takes; requests are told apart by number.
+A start says how fast the device is and for how long it is there, so that the job server can give it
+as much of a task as it can do. The weights and samples of a simulated client are with the executor,
+so nothing large travels here. A request carries the lease's token, which the job server checks. One
+dispatcher has one connection to each job server for all its clients. A hand-in is answered when the
+client's training is over, which may take as long as it takes; requests are told apart by number.
 
 Bounds: the size of a message, the queues of each peer, and the requests that wait. Not here: what a
 job server does (:mod:`evaluation.jobs.job_server`).
@@ -16,29 +17,42 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 import zmq
 import zmq.asyncio
+from msgspec import Meta
 
 from propius.errors import BusyError, RefusedError, RequestTimeoutError
 
-__all__ = ["Answer", "Ask", "JobLink", "TaskLink"]
+__all__ = ["Answer", "Ask", "Here", "JobLink", "TaskLink"]
 
 MESSAGE_BYTES_MAX: Final = 1 << 14
 QUEUE_MESSAGES: Final = 10_000
 WAITING_MAX: Final = 100_000
 
 
+Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
+
+
+class Here(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """For how long a device is there, and how fast it computes (ms a sample) and transfers."""
+
+    left_s: Annotated[float, Meta(ge=0.0, le=1e15)]
+    speed_ms: Positive
+    kbps: Positive
+
+
 class Ask(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A client starts, or hands in."""
+    """A client starts, or hands in. Who starts without ``here`` does a whole task."""
 
     request: int
     verb: Literal["start", "hand_in"]
     round: int
     token: bytes
     client: int
+    here: Here | None = None
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -120,6 +134,7 @@ class TaskLink:
         token: bytes,
         client: int,
         timeout_s: float,
+        here: Here | None = None,
     ) -> Answer:
         """Ask and wait; raises RefusedError, BusyError, or RequestTimeoutError."""
         if len(self._waiting) >= WAITING_MAX:
@@ -129,7 +144,8 @@ class TaskLink:
         self._waiting[request] = answer
         try:
             async with asyncio.timeout(timeout_s):
-                await self._dealer.send(_ENCODE(Ask(request, verb, round_no, token, client)))
+                ask = Ask(request, verb, round_no, token, client, here)
+                await self._dealer.send(_ENCODE(ask))
                 got = await answer
         except TimeoutError as error:
             text = f"{verb}: no answer from {self.endpoint} within {timeout_s:g} s"

@@ -93,6 +93,11 @@ class JobProfile(Section):
         """The weight of the proximal term; 0 unless the job is FedProx."""
         return self.proxy_mu if self.gradient_policy == "fed-prox" else 0.0
 
+    @property
+    def cuts_steps(self) -> bool:
+        """Whether a device that is gone soon does fewer steps instead of none: FedProx."""
+        return self.gradient_policy == "fed-prox"
+
     def learning_rate_of(self, rounds_done: int) -> float:
         """After so many successful rounds.
 

@@ -63,14 +63,16 @@ def train(
     hyper: Hyper,
     *,
     seed: tuple[int, ...],
+    steps: Sequence[int] | None = None,
     stacked: bool | None = None,
 ) -> list[Update]:
     """Train every client from ``global_weights``; updates in the order of ``clients``.
 
     ``model`` gives the structure, the device and the dtype; its own weights are overwritten.
-    ``seed`` (run, job, round) and the client's number make its draws. ``stacked``: None stacks
-    where the model allows it. Raises :class:`ModelError` if weights and model do not fit, or if
-    stacking is demanded of a model that keeps statistics.
+    ``seed`` (run, job, round) and the client's number make its draws. ``steps``: how many each
+    client does, None: ``hyper.steps``. ``stacked``: None stacks where the model allows it. Raises
+    :class:`ModelError` if weights and model do not fit, or if stacking is demanded of a model that
+    keeps statistics.
     """
     load_arrays(model, global_weights)
     stackable = not keeps_statistics(model)
@@ -79,11 +81,11 @@ def train(
     batches = [
         draw_batches(
             len(data.labels),
-            steps=hyper.steps,
+            steps=own,
             batch_size=hyper.batch_size,
             seed=(*seed, data.client),
         )
-        for data in clients
+        for data, own in zip(clients, steps or [hyper.steps] * len(clients), strict=True)
     ]
     if stackable if stacked is None else stacked:
         return list(_train_stacked(model, clients, batches, hyper))
@@ -185,7 +187,7 @@ def _train_stack(
     weights, losses = train_stack(model, data, batches, hyper)
     of_step = losses.cpu().tolist()  # (steps, clients)
     arrays = {name: value.cpu().contiguous().numpy() for name, value in weights.items()}
-    for place, own in enumerate(clients):
+    for place, (own, drawn) in enumerate(zip(clients, batches, strict=True)):
         mine = {name: value[place] for name, value in arrays.items()}
-        moving = _moving([row[place] for row in of_step], hyper)
+        moving = _moving([row[place] for row in of_step[: len(drawn.index)]], hyper)
         yield Update(own.client, mine, len(own.labels), moving)

@@ -14,6 +14,9 @@ proximal term are linear and keep this form. With ``X·W₀ᵀ`` and ``X·Xᵀ``
 writes (samples × outputs) numbers where it would have (inputs × outputs): an eighth, for images of
 28 × 28 and a client of 100 samples. It is the same training, to rounding.
 
+Clients may have different numbers of steps. Whoever has done its own is stepped on with the others,
+which costs nothing that a stack would not cost, and gets back what it had.
+
 Not here: which samples (:mod:`evaluation.training.batches`); clients one after the other, and what
 a step is (:mod:`evaluation.training.local`).
 """
@@ -55,8 +58,8 @@ def train_stack(
     """Train a client for each (images, labels) from the model's weights, which stay as they are.
 
     Returns the clients' weights by name, with a leading dimension of clients, and their losses, as
-    (steps, clients). ``spanned``: whether to keep the first layer in the span of the samples; None
-    does so where it costs less.
+    (steps, clients), of which only those of a client's own steps say anything. ``spanned``: whether
+    to keep the first layer in the span of the samples; None does so where it costs less.
     """
     model.train()
     samples = _Samples.of(data, batches)
@@ -71,8 +74,9 @@ def train_stack(
         weight_decay=hyper.weight_decay,
         fused=True,  # one pass over the weights: they are many, and the memory is slow
     )
-    losses = []
-    for step in range(samples.places.shape[1]):
+    own_steps = [len(drawn.index) for drawn in batches]
+    most, losses, done = max(own_steps), [], _Done(stack.values)
+    for step in range(most):
         gradients, loss = stack.gradients(step)
         losses.append(loss)
         for name, value in stack.values.items():
@@ -80,7 +84,33 @@ def train_stack(
                 gradients[name].add_(value.detach() - stack.start[name], alpha=hyper.prox_mu)
             value.grad = gradients[name]
         optimizer.step()
+        if step + 1 < most:
+            done.keep([place for place, own in enumerate(own_steps) if own == step + 1])
+    done.put_back()
     return stack.weights(), torch.stack(losses)
+
+
+class _Done:
+    """What those clients had who have done all of their steps before the others."""
+
+    def __init__(self, values: Tensors) -> None:
+        self._values = values
+        self._kept: list[tuple[Tensor, Tensors]] = []
+
+    def keep(self, places: Sequence[int]) -> None:
+        """These clients have done their last step now."""
+        if places:
+            device = next(iter(self._values.values())).device
+            at = torch.tensor(places, device=device)
+            mine = {name: value.detach()[at] for name, value in self._values.items()}
+            self._kept.append((at, mine))
+
+    def put_back(self) -> None:
+        """They have what they had then."""
+        with torch.no_grad():
+            for at, mine in self._kept:
+                for name, value in mine.items():
+                    self._values[name][at] = value
 
 
 @dataclass(frozen=True)
@@ -88,7 +118,8 @@ class _Samples:
     """Each client's images; all their labels as one tensor, so that a step's are one gather.
 
     ``places`` (clients, steps, batch) are the batches' places in ``labels``, of which a client's
-    begin at its ``offset``; ``counts``, of the same shape, is 0 for what only fills a batch up.
+    begin at its ``offset``; ``counts``, of the same shape, is 0 for what only fills a batch up. Who
+    has fewer steps than others has its batches again for the rest.
     """
 
     images: Sequence[Tensor]
@@ -102,8 +133,10 @@ class _Samples:
         images = [own for own, _ in data]
         labels = torch.cat([own for _, own in data])
         offsets = np.cumsum([0] + [len(own) for own in images[:-1]])
-        places = np.stack([drawn.index for drawn in batches]) + offsets[:, None, None]
-        counts = torch.from_numpy(np.stack([drawn.weight for drawn in batches]))
+        shape = max((drawn.index.shape for drawn in batches), key=lambda size: size[0])
+        index = [np.resize(drawn.index, shape) for drawn in batches]
+        places = np.stack(index) + offsets[:, None, None]
+        counts = torch.from_numpy(np.stack([np.resize(drawn.weight, shape) for drawn in batches]))
         return cls(
             images,
             labels,

@@ -105,10 +105,17 @@ class Trainer:
         self._jobs.pop(job, None)
 
     def train(
-        self, job: int, round_no: int, weights: Weights, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        weights: Weights,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> list[Update]:
         """Train each client from ``weights`` on its own samples; updates in the same order.
 
+        ``steps``: how many each client does; None: all do those of ``hyper``.
         Raises :class:`MemoryShortError` if they do not fit at once, ExecutorError, or ModelError
         for weights that do not fit.
         """
@@ -121,6 +128,7 @@ class Trainer:
                 data,
                 hyper,
                 seed=(known.model.seed, job, round_no),
+                steps=steps,
                 stacked=self._stacked,
             )
         for update in updates:

@@ -299,6 +299,7 @@ fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
             "workload" => job.workload = value.extract().map_err(bad)?,
             "communication" => job.communication = value.extract().map_err(bad)?,
             "buffer" => job.buffer = value.extract().map_err(bad)?,
+            "steps" => job.steps = value.extract().map_err(bad)?,
             "staleness" => job.staleness = value.extract().map_err(bad)?,
             "scheduling_timeout_s" => timeouts.0 = Some(value.extract().map_err(bad)?),
             "response_timeout_s" => timeouts.1 = Some(value.extract().map_err(bad)?),
@@ -393,7 +394,7 @@ fn set_record(dict: &Bound<'_, PyDict>, record: &Record) -> PyResult<()> {
                 TaskEnd::Late => "late",
                 TaskEnd::Counted => "counted",
             };
-            (it.session, it.job, it.attempt, it.start_s, it.end_s, end)
+            (it.session, it.job, it.attempt, it.start_s, it.end_s, it.steps, end)
         })
         .collect();
     dict.set_item("record", (rounds, tasks))

@@ -275,9 +275,20 @@ def test_a_record_changes_nothing_and_adds_up_to_the_figures() -> None:
     assert ends.count("late") == result["late"]
     assert len(ends) == result["completed"] + result["failed"]
     for job, _round, attempt, times, (_allocated, completed, failed), _succeeded in rounds:
-        own = [how for _, at, number, _, end_s, how in tasks if (at, number) == (job, attempt)
+        own = [how for _, at, number, _, end_s, _, how in tasks if (at, number) == (job, attempt)
                and end_s <= times[2]]  # fmt: skip
         assert (own.count("counted"), own.count("gone")) == (completed, failed)
+
+
+def test_a_task_that_can_be_cut_ends_with_its_session_at_the_latest() -> None:
+    """Where whole tasks are lost, as many steps as fit are done; who has time does all of them."""
+    whole = simulate(busy_trace(), [JOB], policy="fifo", record=True)
+    cut = simulate(busy_trace(), [JOB | {"steps": 10}], policy="fifo", record=True)
+    assert {steps for *_, steps, _ in whole["record"][1]} == {0}
+    done = {steps for *_, steps, how in cut["record"][1] if how != "gone"}
+    assert {10} < done <= set(range(1, 11))
+    assert {steps for *_, steps, how in cut["record"][1] if how == "gone"} <= {1}
+    assert cut["failed"] < whole["failed"]
 
 
 def test_both_phases_of_a_round_have_their_own_time_out() -> None:
@@ -314,5 +325,7 @@ def test_what_the_reference_does_not_know_is_refused() -> None:
     job |= {"scheduling_timeout_s": 9.0, "response_timeout_s": 9.0}
     with pytest.raises(JobsError, match="job 1: the reference knows deadline_s, not time-outs"):
         simulate(busy_trace(50), [job], policy="fifo", semantics="venn-reference", repeat=1)
+    with pytest.raises(JobsError, match="job 1: the reference knows whole tasks, not steps"):
+        simulate(busy_trace(50), [JOB | {"steps": 3}], policy="fifo", semantics="venn-reference")
     with pytest.raises(EngineError, match="record is of semantics 'propius'"):
         simulate(busy_trace(50), [JOB], policy="fifo", semantics="venn-reference", record=True)

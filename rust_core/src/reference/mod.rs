@@ -74,6 +74,10 @@ pub fn run(
         let what = format!("job {}: the reference knows deadline_s, not time-outs", index + 1);
         return Err(SimulationError::Jobs(what));
     }
+    if let Some(index) = jobs.iter().position(|job| job.steps.is_some()) {
+        let what = format!("job {}: the reference knows whole tasks, not steps", index + 1);
+        return Err(SimulationError::Jobs(what));
+    }
     check(config)?;
     let seed = draw(config.seed, 0x7665_6e6e, 1);
     let rules = config.rules;

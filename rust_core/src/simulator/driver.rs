@@ -4,8 +4,9 @@
 //!   waits until its session ends. It accepts the first task that it is offered at once; the job's
 //!   book (see `rounds.rs`) grants the slot or refuses it, and then it tries the next task of its
 //!   offer. The task starts up to [`SimulatorConfig::dispatch_s`] later and takes the time that the
-//!   trace says. If that is longer than the session, the device is gone when its session ends, and
-//!   its slot is offered again while the round is open. A device that has done its task checks in
+//!   trace says. If that is longer than the session, it does fewer steps if its job allows that
+//!   ([`SimulatedJob::steps`]); else the device is gone when its session ends, and its slot is
+//!   offered again while the round is open. A device that has done its task checks in
 //!   again if its session lasts, unless it has done [`SimulatorConfig::tasks_max`] tasks: one, unless
 //!   the caller wants another number, as in the paper. Where devices may do as many as they can,
 //!   there are always more of them than the paper's jobs can use, and policies hardly differ.
@@ -410,8 +411,12 @@ impl<'a> Driver<'a> {
         self.tally.dispatched += 1;
         self.tally.ineligible += u64::from(session.classes >> spec.requirement & 1 == 0);
         let delay_s = self.config.dispatch_s * unit(&mut self.random);
-        let takes_s = delay_s + session.task_s(spec.workload, spec.communication);
-        let done_ns = now_ns.saturating_add(to_ns(takes_s));
+        let left_s = to_s(end_ns.saturating_sub(now_ns)) - delay_s;
+        let (steps, takes_s) = spec.task_on(&session, left_s);
+        let mut done_ns = now_ns.saturating_add(to_ns(delay_s + takes_s));
+        if steps > 0 && takes_s <= left_s {
+            done_ns = done_ns.min(end_ns); // What just fits is not lost by rounding.
+        }
         let stamp = book.stamp();
         if done_ns <= end_ns {
             self.heap.push(done_ns, Event::TaskDone { job, stamp, visit });
@@ -420,7 +425,7 @@ impl<'a> Driver<'a> {
         }
         let is_full = book.is_full();
         if let Some(log) = &mut self.log {
-            log.start(now_ns, visit);
+            log.start(now_ns, visit, steps);
         }
         let just_filled = book.was_just_filled(now_ns);
         if let Some(deadline_ns) = just_filled.then(|| book.deadline_ns()).flatten() {

@@ -1,7 +1,7 @@
 //! The job list of a run.
 
 use super::trace::CLASSES;
-use super::{SimulationError, Trace};
+use super::{Session, SimulationError, Trace};
 
 /// How a job asks for devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +66,9 @@ pub struct SimulatedJob {
     pub staleness: Option<u32>,
     /// Synchronous jobs: what takes the place of `deadline_s`.
     pub timeouts: Option<Timeouts>,
+    /// Into how many equal steps the computation may be cut: a device whose session ends first does
+    /// as many as fit, at least one. None: it does everything, or leaves before it is done.
+    pub steps: Option<u32>,
 }
 
 impl SimulatedJob {
@@ -84,7 +87,27 @@ impl SimulatedJob {
             buffer: None,
             staleness: None,
             timeouts: None,
+            steps: None,
         }
+    }
+
+    /// How many steps a device does that is there for `left_s` more (0: nothing can be cut), and
+    /// how long its task takes then.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    pub(super) fn task_on(&self, session: &Session, left_s: f64) -> (u32, f64) {
+        let whole_s = session.task_s(self.workload, self.communication);
+        let Some(most) = self.steps else { return (0, whole_s) };
+        if whole_s <= left_s {
+            return (most, whole_s);
+        }
+        let transfers_s = session.task_s(0.0, self.communication);
+        let step_s = session.task_s(self.workload / f64::from(most), 0.0);
+        let takes_s = |steps: u32| transfers_s + f64::from(steps) * step_s;
+        let mut steps = (((left_s - transfers_s) / step_s) as u32).clamp(1, most);
+        if steps > 1 && takes_s(steps) > left_s {
+            steps -= 1; // The quotient was rounded up to a whole number.
+        }
+        (steps, takes_s(steps))
     }
 
     /// How many reports end a round.
@@ -122,6 +145,9 @@ impl SimulatedJob {
             }
         } else if self.kind == JobKind::Sync && self.deadline_s == 0.0 {
             return Err("deadline_s is 0, but a sync job needs one (refill has none)".to_owned());
+        }
+        if self.steps == Some(0) {
+            return Err("steps is 0, expected at least 1".to_owned());
         }
         if self.buffer == Some(0) {
             return Err("buffer is 0, expected at least 1".to_owned());
@@ -173,7 +199,21 @@ mod tests {
         assert!(error(|job| job.requirement = 70).starts_with("job 2: requirement 70"));
         assert!(error(|job| job.start_s = f64::NAN).starts_with("job 2: start_s is NaN"));
         assert!(error(|job| job.deadline_s = 0.0).starts_with("job 2: deadline_s is 0"));
+        assert_eq!(error(|job| job.steps = Some(0)), "job 2: steps is 0, expected at least 1");
         assert!(error(|job| job.min_response = 1.2).starts_with("job 2: min_response is 1.2"));
+    }
+
+    #[test]
+    fn a_device_does_as_many_steps_as_fit_and_at_least_one() {
+        let (start_s, end_s, computation, communication) = (0.0, 9.0, 78.0, 13_736.0);
+        let device = Session { start_s, end_s, computation, communication, classes: 1 };
+        let job = SimulatedJob { steps: Some(10), ..SimulatedJob::new(0.0, 1, 1, 99.0) };
+        // 10 steps of 3 s and two transfers of 10 s.
+        let steps = [60.0, 50.0, 49.9, 26.0, 25.9, 23.0, 1.0].map(|s| job.task_on(&device, s));
+        let done = [(10, 50.0), (10, 50.0), (9, 47.0), (2, 26.0), (1, 23.0), (1, 23.0), (1, 23.0)];
+        assert_eq!(steps, done);
+        let whole = SimulatedJob { steps: None, ..job };
+        assert_eq!(whole.task_on(&device, 26.0), (0, 50.0));
     }
 
     #[test]

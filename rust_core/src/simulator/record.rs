@@ -61,6 +61,8 @@ pub struct TaskRecord {
     pub start_s: f64,
     /// When the report came, or the device left.
     pub end_s: f64,
+    /// How many steps the device did, or would have; 0 if its job's tasks have none.
+    pub steps: u32,
     /// How it ended.
     pub end: TaskEnd,
 }
@@ -68,18 +70,18 @@ pub struct TaskRecord {
 /// The tasks of a run that is under way.
 #[derive(Debug, Default)]
 pub(super) struct TaskLog {
-    /// By the device's place: when its task was granted.
-    started_ns: Vec<u64>,
+    /// By the device's place: when its task was granted, and its steps.
+    started: Vec<(u64, u32)>,
     ended: Vec<TaskRecord>,
 }
 
 impl TaskLog {
-    pub(super) fn start(&mut self, now_ns: u64, place: u32) {
+    pub(super) fn start(&mut self, now_ns: u64, place: u32, steps: u32) {
         let place = place as usize;
-        if self.started_ns.len() <= place {
-            self.started_ns.resize(place + 1, 0);
+        if self.started.len() <= place {
+            self.started.resize(place + 1, (0, 0));
         }
-        self.started_ns[place] = now_ns;
+        self.started[place] = (now_ns, steps);
     }
 
     pub(super) fn end(
@@ -90,9 +92,9 @@ impl TaskLog {
         (job, attempt): (u32, u32),
         end: TaskEnd,
     ) {
-        let start_s = to_s(self.started_ns[place as usize]);
-        let end_s = to_s(now_ns);
-        self.ended.push(TaskRecord { session, job, attempt, start_s, end_s, end });
+        let (start_ns, steps) = self.started[place as usize];
+        let (start_s, end_s) = (to_s(start_ns), to_s(now_ns));
+        self.ended.push(TaskRecord { session, job, attempt, start_s, end_s, steps, end });
     }
 
     pub(super) fn into_tasks(self) -> Vec<TaskRecord> {

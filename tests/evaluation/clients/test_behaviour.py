@@ -125,6 +125,21 @@ def test_a_task_takes_three_inferences_a_sample_and_the_model_twice() -> None:
     assert phone().task_s(TaskCost.of(profile, 4_000.0, analytics=True)) == 10 * 20 * 0.05 + 0.5
 
 
+def test_a_task_of_fed_prox_is_cut_to_what_fits_the_time() -> None:
+    """As many steps as fit beside both transfers, at least one; of other jobs all or nothing."""
+    values = {"demand": 1, "total_round": 1, "local_steps": 10, "batch_size": 20}
+    prox = JobProfile.model_validate(values | {"gradient_policy": "fed-prox"})
+    cost = TaskCost.of(prox, 4_000.0)  # ten steps of 3 s and two transfers of 0.5 s
+    done = {left_s: cost.within(left_s, 50.0, 8_000.0) for left_s in (31, 30.9, 10, 9.9, 4, 0)}
+    assert [cut.steps for cut in done.values()] == [10, 9, 3, 2, 1, 1]
+    assert [phone().task_s(cut) for cut in done.values()] == pytest.approx([31, 28, 10, 7, 4, 4])
+    for other in (
+        TaskCost.of(JobProfile.model_validate(values), 4_000.0),
+        TaskCost.of(prox, 4_000.0, analytics=True),
+    ):
+        assert other.within(2.0, 50.0, 8_000.0) == other
+
+
 def test_a_client_suits_a_job_whose_both_constraints_it_meets() -> None:
     """Each bound counts, the private one too."""
     profile = JobProfile(

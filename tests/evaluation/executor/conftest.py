@@ -55,6 +55,7 @@ class FakeTrainer:
         weights: Mapping[str, NDArray[Any]],
         clients: Sequence[int],
         hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> list[Update]:
         self.before(clients)
         self.trained.append(tuple(clients))
@@ -134,10 +135,18 @@ class Hall:
         self.say(peer, m.Weights(number, version, heads), arrays)
 
     def train(
-        self, peer: bytes, request: int, clients: Sequence[int], *, job: int = 1, version: int = 0
+        self,
+        peer: bytes,
+        request: int,
+        clients: Sequence[int],
+        *,
+        job: int = 1,
+        version: int = 0,
+        steps: list[int] | None = None,
     ) -> None:
         hyper = vars(Hyper())
-        self.say(peer, m.Train(request, job, version, version, list(clients), **hyper))
+        own = list(clients)
+        self.say(peer, m.Train(request, job, version, version, own, **hyper, client_steps=steps))
 
     def tasks(self, worker: bytes) -> list[m.Train]:
         """What a worker was told to train since the last call."""

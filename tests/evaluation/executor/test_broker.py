@@ -303,7 +303,7 @@ def test_another_protocol_version_is_refused_in_one_line(hall: Any) -> None:
     hall.raw(b"x", (head, m.encode(m.Leave())[1]))
 
     (refused,) = hall.heard(b"x", m.Refused)
-    assert "executor protocol 99 spoken, 1 understood" in refused.text
+    assert "executor protocol 99 spoken, 2 understood" in refused.text
 
 
 def test_memory_decides_who_gets_a_large_task(hall: Any) -> None:
@@ -393,12 +393,28 @@ def test_a_cancelled_request_is_not_begun_any_more(hall: Any) -> None:
     assert hall.tasks(b"a") == []
 
 
+def test_each_client_keeps_its_own_number_of_steps_in_its_stack(hall: Any) -> None:
+    """A request is divided into stacks, and each worker hears the steps of its clients only."""
+    hall.job(b"j")
+    hall.train(b"j", 1, [5, 6, 7, 8], steps=[10, 2, 3, 4])
+    hall.worker(b"a")
+    hall.worker(b"b")
+
+    told = [task for worker in (b"a", b"b") for task in hall.tasks(worker)]
+    assert sorted((task.clients, task.client_steps) for task in told) == [
+        ([5, 6], [10, 2]),
+        ([7, 8], [3, 4]),
+    ]
+
+
 @pytest.mark.parametrize(
     "request_of, text",
     [
         ({"job": 9}, "job 9 is not registered"),
         ({"version": 3}, "version 3 is not there; kept are 0"),
         ({"clients": [1, 1]}, "a client is there twice"),
+        ({"steps": [1, 1]}, "steps must be 1 to 10, one number for each client"),
+        ({"steps": [11]}, "steps must be 1 to 10, one number for each client"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(

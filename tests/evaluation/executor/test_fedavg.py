@@ -172,7 +172,9 @@ class _Shuffled:
 
     def _hand_in(self, worker: bytes, task: m.Train) -> None:
         weights = self.versions[task.version]
-        updates = self.trainer.train(task.job, task.round, weights, task.clients, task.hyper)
+        updates = self.trainer.train(
+            task.job, task.round, weights, task.clients, task.hyper, task.client_steps
+        )
         heads, arrays = pack_stack([update.weights for update in updates])
         samples = [update.samples for update in updates]
         losses = [update.loss for update in updates]

@@ -61,9 +61,11 @@ def test_a_round_of_large_models_is_trained(monkeypatch: pytest.MonkeyPatch) -> 
     trained: list[int] = []
 
     class Counting(Trainer):
-        def train(self, job: int, round_no: int, weights: Any, clients: Any, hyper: Any) -> Any:
+        def train(
+            self, job: int, round_no: int, weights: Any, clients: Any, hyper: Any, steps: Any = None
+        ) -> Any:
             trained.append(len(clients))
-            return super().train(job, round_no, weights, clients, hyper)
+            return super().train(job, round_no, weights, clients, hyper, steps)
 
     monkeypatch.setattr("evaluation.training.device.Trainer", Counting)
     weights = initial_weights(SPEC, seed=0)

@@ -45,16 +45,35 @@ def test_hyper_parameters_survive_the_way() -> None:
     assert message.hyper == hyper
 
 
+@pytest.mark.parametrize("steps", [None, [3, 1]])
+def test_the_steps_of_each_client_survive_the_way(steps: list[int] | None) -> None:
+    """They come out as they went in, or there are none."""
+    task = m.Train(1, 2, 3, 4, [5, 6], **HYPER, client_steps=steps)
+
+    message, _ = m.decode(m.encode(task))
+
+    assert message == task
+
+
+@pytest.mark.parametrize("steps", [[0], [], [1 << 40]])
+def test_steps_out_of_bounds_are_refused(steps: list[int]) -> None:
+    """A client does at least one step, and no more than anything may do."""
+    task = m.Train(1, 2, 3, 4, [5], **HYPER, client_steps=steps)
+
+    with pytest.raises(ProtocolError, match="client_steps"):
+        m.decode(m.encode(task))
+
+
 @pytest.mark.parametrize(
     "frames, text",
     [
         ((), "not a message"),
-        ((b"\x92\x01\xa5hello", b"\x80"), "missing required field"),
-        ((b"\x92\x01\xa4what", b"\x80"), "unknown kind 'what'"),
+        ((b"\x92\x02\xa5hello", b"\x80"), "missing required field"),
+        ((b"\x92\x02\xa4what", b"\x80"), "unknown kind 'what'"),
         ((b"\xc1", b"\x80"), "not a message"),
-        ((b"\x92\x01\xa4beat", b"\x81\xa1x\x01"), "unknown field"),
-        ((b"\x92\x01\xa4beat", b"\x80", b"more"), "3 frames"),
-        ((b"\x92\x01\xa4beat", b"\x80", b"", b""), "not a message"),
+        ((b"\x92\x02\xa4beat", b"\x81\xa1x\x01"), "unknown field"),
+        ((b"\x92\x02\xa4beat", b"\x80", b"more"), "3 frames"),
+        ((b"\x92\x02\xa4beat", b"\x80", b"", b""), "not a message"),
     ],
 )
 def test_what_is_no_message_is_one_line(frames: tuple[bytes, ...], text: str) -> None:
@@ -82,7 +101,7 @@ def test_a_learning_rate_that_is_no_number_is_refused() -> None:
 def test_another_version_is_named_and_a_refusal_understood() -> None:
     """Whoever speaks another version is told so, in words that every version reads."""
     head = msgspec.msgpack.encode([m.EXECUTOR_VERSION + 1, "beat"])
-    with pytest.raises(m.VersionError, match="executor protocol 2 spoken, 1 understood"):
+    with pytest.raises(m.VersionError, match="executor protocol 3 spoken, 2 understood"):
         m.decode((head, b"\x80"))
 
     head = msgspec.msgpack.encode([m.EXECUTOR_VERSION + 1, "refused"])

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evaluation.aggregators import Update
 from evaluation.data.images import DataError
+from evaluation.executor.handle import InProcessExecutor
 from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
 from evaluation.executor.worker import Worker, WorkerError
+from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper
+from evaluation.training.trainer import Trainer
 
 PATIENCE_S = 20
 
@@ -38,6 +42,34 @@ def test_a_slow_task_is_waited_for(site: Any, fake: Any, job: JobModel, weights:
 
     assert [update.client for update in updates] == [1, 2]
     assert trainer.trained == [(1, 2)]
+
+
+def test_clients_with_their_own_steps_are_trained_the_same_in_process_and_by_workers(
+    site: Any, job: JobModel
+) -> None:
+    """Each does its own number, whoever trains it: as if it had been asked for alone."""
+    weights = initial_weights(job.spec, seed=1)
+    clients, steps = range(6), [10, 1, 4, 10, 7, 2]
+    site.worker(Trainer)
+    found = []
+    for executor in (site.handle(), InProcessExecutor(stack_clients=3)):
+        executor.register(job)
+        executor.set_weights(job.job, 0, weights)
+        together = executor.train(job.job, 0, 0, clients, Hyper(), steps).result(PATIENCE_S)
+        found.append(together)
+    for client in clients:
+        own = Hyper(steps=steps[client])
+        found[0].append(executor.train(job.job, 0, 0, [client], own).result(PATIENCE_S)[0])
+    with pytest.raises(ExecutorError, match="steps must be 1 to 10, one number for each client"):
+        executor.train(job.job, 0, 0, clients, Hyper(), [11] * 6).result(PATIENCE_S)
+    executor.close()
+    remote, alone = found[0][:6], found[0][6:]
+    for one, other, single in zip(remote, found[1], alone, strict=True):
+        assert one.client == other.client == single.client
+        assert one.loss == pytest.approx(other.loss, abs=1e-9)
+        for name, value in one.weights.items():
+            np.testing.assert_allclose(value, other.weights[name], rtol=0, atol=1e-9)
+            np.testing.assert_allclose(value, single.weights[name], rtol=0, atol=1e-9)
 
 
 def test_short_memory_leads_to_smaller_stacks(

@@ -52,3 +52,11 @@ def test_selection_methods_are_policies_of_the_engine(
     """The baselines run through the same engine, so a device is only offered what it can serve."""
     config = RunConfig.model_validate({"selection_method": method, "policies": ["irs", "fifo"]})
     assert config.policies_run() == policies
+
+
+def test_ideal_clients_have_one_session_for_the_whole_run_and_no_limit_of_tasks() -> None:
+    """An ideal client was limited to one task a period, as one that comes and goes."""
+    config = RunConfig(availability_period_s=50.0, periods_max=6, ideal_client=True)
+    assert (config.tasks_max, config.period_s, config.periods) == (None, 300.0, 1)
+    usual = config.model_copy(update={"ideal_client": False})
+    assert (usual.tasks_max, usual.period_s, usual.periods) == (1, 50.0, 6)

@@ -68,6 +68,56 @@ def test_rounds_go_on_after_the_availability_has_been_played_once() -> None:
     assert sum(attempt.state == "completed" for attempt in rounds.attempts) == 60
 
 
+def test_ideal_clients_serve_again_and_again() -> None:
+    """They are there all the time, and neither a limit of tasks nor a period's end stops them.
+
+    A run with them ends before one with clients that come and go.
+    """
+    long = profile(total_round=40, public_constraint={"cpu_f": 8})
+    finished, tasks = [], []
+    for ideal in (True, False):
+        config = RunConfig(availability_period_s=2_000.0, ideal_client=ideal)
+        people = Behaviour(
+            60, SEED, config.period_s, ideal=ideal, availability=Availability(600.0, 900.0)
+        ).draw()
+        rounds = run([long], people, config=config)
+        assert rounds.finished_s[0] is not None
+        finished.append(rounds.finished_s[0])
+        tasks.append(max(use.tasks for use in rounds.uses))
+        assert ideal == (sum(use.dropped for use in rounds.uses) == 0)
+    assert finished[0] < finished[1]
+    assert tasks[0] > 1 + finished[0] / 2_000.0
+
+
+def test_a_fed_prox_client_does_what_fits_its_time_where_others_are_gone() -> None:
+    """Devices that fed-avg loses count with fewer steps, and end with their session at the latest.
+
+    Who has time for all steps does all of them; no attempt of fed-avg says anything of steps.
+    """
+    slow = {"local_steps": 300, "exec_timeout": 2_000, "total_round": 6}
+    people = clients()
+    lost, prox = [], profile(gradient_policy="fed-prox", **slow)
+    for wanted in (profile(**slow), prox):
+        rounds = run([wanted], people)
+        assert rounds.finished_s[0] is not None
+        lost.append(sum(use.dropped for use in rounds.uses))
+        told = [it.steps for it in rounds.attempts if it.clients]
+        assert all((steps is None) == (wanted is not prox) for steps in told)
+        for use, client in zip(rounds.uses, people, strict=True):
+            assert use.utilised_s <= client.active_s(rounds.end_s) + 1e-6
+    assert lost[1] < lost[0]
+    assert all(len(it.steps or ()) == len(it.clients) for it in rounds.attempts)
+    done = {steps for it in rounds.attempts for steps in it.steps or ()}
+    assert max(done) == 300
+    assert 1 <= min(done) < 300
+    cost = TaskCost.of(prox, 4_000.0)
+    for attempt in rounds.attempts:
+        for client, steps in zip(attempt.clients, attempt.steps or (), strict=True):
+            own = people[client]
+            one = TaskCost(cost.samples * steps / 300, cost.kbit, steps)
+            assert any(end_s - start_s >= own.task_s(one) - 1e-3 for start_s, end_s in own.sessions)
+
+
 def tally(attempts: list[Attempt]) -> Counter[str]:
     return Counter(attempt.state for attempt in attempts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,41 @@ def test_stacked_and_one_after_the_other_agree_to_1e_5_in_float64(
         assert one.loss == pytest.approx(other.loss, abs=1e-9)
         for key, value in one.weights.items():
             np.testing.assert_allclose(value, other.weights[key], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("spanned", [True, False, None])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_clients_with_fewer_steps_stay_where_they_were_then(
+    name: str, spanned: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither momentum nor decay moves who is done, and its loss is that of its own steps."""
+    if spanned and name == "cnn":
+        pytest.skip("its first layer is not linear")
+    if spanned is not None:
+        monkeypatch.setattr("evaluation.training.stacked._span_costs_less", lambda *_: spanned)
+    model = made(name)
+    start = to_arrays(model)
+    hyper = Hyper(steps=6, batch_size=8, learning_rate=0.05, prox_mu=0.3, weight_decay=0.1)
+    steps = [6, 1, 3, 4, 3]
+    stacked = train(model, start, clients(), hyper, seed=(1, 2), steps=steps, stacked=True)
+    for data, own, one in zip(clients(), steps, stacked, strict=True):
+        [alone] = train(model, start, [data], replace(hyper, steps=own), seed=(1, 2), stacked=False)
+        assert one.client == alone.client
+        assert one.loss == pytest.approx(alone.loss, abs=1e-9)
+        for key, value in alone.weights.items():
+            np.testing.assert_allclose(one.weights[key], value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_all_steps_given_one_by_one_are_the_usual_training(stacked: bool) -> None:
+    """Nothing depends on whether the numbers were said or left out."""
+    model = made("mlp")
+    start = to_arrays(model)
+    usual = train(model, start, clients(), HYPER, seed=(1,), stacked=stacked)
+    given = train(model, start, clients(), HYPER, seed=(1,), steps=[6] * 5, stacked=stacked)
+    for one, other in zip(usual, given, strict=True):
+        assert one.loss == other.loss
+        assert all((value == other.weights[key]).all() for key, value in one.weights.items())
 
 
 def test_a_residual_model_agrees_as_well() -> None:
