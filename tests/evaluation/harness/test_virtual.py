@@ -15,7 +15,7 @@ from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings
 from evaluation.eval_command import app
 from evaluation.executor import trainer
 from evaluation.executor.trainer import partition_of
-from evaluation.harness import runner
+from evaluation.harness import models, runner
 from evaluation.harness.experiment import load_experiment
 from evaluation.harness.live import dispatchers
 from evaluation.harness.prepared import prepare
@@ -108,12 +108,13 @@ def test_policies_of_a_seed_see_the_same_clients_and_data(
         return made
 
     monkeypatch.setattr(runner, "simulate_rounds", simulated)
-    monkeypatch.setattr(trainer, "partition_of", divided)  # as who trains makes it, once a policy
+    for module in (models, trainer):  # as it is checked before the run, and as each policy trains
+        monkeypatch.setattr(module, "partition_of", divided)
     found = run(write(tmp_path), tmp_path / "out")
     assert clients["irs"] == clients["random"]
     assert len({client.device_id for client in clients["irs"]}) == 40
-    assert len(shares) == 2
-    assert shares[0] == shares[1]
+    assert len(shares) == 3
+    assert shares[0] == shares[1] == shares[2]
     irs, random = found["irs"], found["random"]
     firsts = [[row for row in each.scores if row.version == 0] for each in (irs, random)]
     assert firsts[0] == firsts[1]
@@ -194,7 +195,7 @@ def test_a_finished_folder_is_not_written_over(tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverges_ends_in_one_line(tmp_path: Path) -> None:
-    """Weights that are no numbers any more end the run with exit code 1, and the folder says why."""
+    """Weights that are no numbers any more end the run with exit code 1, which its folder says."""
     path = write(tmp_path, learning_rate=10, momentum=0.99, local_steps=100, weight_decay=1)
     result = command(path, tmp_path / "out")
     assert result.exit_code == 1
