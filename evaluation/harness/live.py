@@ -36,7 +36,7 @@ from evaluation.results.rows import ClientRow
 from evaluation.results.writer import PolicyWriter
 from propius.cli.cluster import Cluster
 
-__all__ = ["run_live"]
+__all__ = ["dispatchers", "run_live"]
 
 READY_TIMEOUT_S: Final = 600.0
 """Workers load all data before the start."""
@@ -68,19 +68,9 @@ def run_live(
     ):
         for settings in _jobs(prepared, config, cluster, executor_endpoint, Path(folder)):
             processes.start(f"job-{settings.job}", "evaluation.jobs.job_server", settings)
-        for number, own in enumerate(share_out(config.client_num, config.client_dispatchers)):
-            processes.start(
-                f"clients-{number}",
-                "evaluation.clients.dispatcher",
-                DispatcherSettings(
-                    load_balancer=cluster.endpoint("load_balancer", "clients"),
-                    first=own.start,
-                    last=own.stop,
-                    behaviour=behaviour_settings(experiment.behaviour(prepared.seed)),
-                    speed_up=config.speedup_factor,
-                    tasks_max=config.tasks_max,
-                ),
-            )
+        load_balancer = cluster.endpoint("load_balancer", "clients")
+        for number, own in enumerate(dispatchers(experiment, prepared.seed, load_balancer)):
+            processes.start(f"clients-{number}", "evaluation.clients.dispatcher", own)
         early = processes.wait_ready(READY_TIMEOUT_S)
         start_ns = monotonic_ns() + BEGIN_AFTER_NS
         processes.begin(start_ns)
@@ -104,6 +94,22 @@ def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str,
         "client_manager": {"retry_min_s": 0.05, "retry_max_s": 2.0},
         "job_manager": {"lease_max_s": LEASE_MAX_S},
     }
+
+
+def dispatchers(experiment: Experiment, seed: int, load_balancer: str) -> list[DispatcherSettings]:
+    """The clients shared out: every one is with exactly one dispatcher."""
+    config = experiment.config
+    return [
+        DispatcherSettings(
+            load_balancer=load_balancer,
+            first=own.start,
+            last=own.stop,
+            behaviour=behaviour_settings(experiment.behaviour(seed)),
+            speed_up=config.speedup_factor,
+            tasks_max=config.tasks_max,
+        )
+        for own in share_out(config.client_num, config.client_dispatchers)
+    ]
 
 
 def _jobs(

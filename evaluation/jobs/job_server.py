@@ -53,6 +53,8 @@ WARM_UP_CLIENTS: Final = 64
 """Several stacks, so that several workers warm up."""
 WATCH_MAX_S: Final = 5.0
 WATCH_LATE_S: Final = 0.5
+REPORT_S: Final = 2.0
+"""Real time for the report of a device that had to wait for its training until it was too late."""
 PACE_S: Final = 0.2
 """A result that was waited for longer than this (real time) says that training set the pace."""
 UNDER_WAY: Final = frozenset({"open", "filled"})
@@ -109,6 +111,7 @@ class JobServer:
         self._early: list[tuple[Ask, Respond]] = []
         self._pending: list[int] = []
         self._waiting: dict[int, tuple[Ask, Respond]] = {}
+        self._reports_until_ns = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._training: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -207,8 +210,11 @@ class JobServer:
                 due_s = status.filled_after_s + profile.exec_timeout / speed_up
 
     def _waits_for_training(self) -> bool:
-        """Whether devices are done and only training is not: their attempt is not timed out."""
-        return bool(self._waiting)
+        """Whether devices are done and only training is not: their attempt is not timed out.
+
+        Nor is it while the reports of those who waited are on their way.
+        """
+        return bool(self._waiting) or monotonic_ns() < self._reports_until_ns
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -267,6 +273,7 @@ class JobServer:
         for ask, respond in self._waiting.values():
             respond(Answer(ask.request, f"round {ask.round} is over"))
         self._waiting.clear()
+        self._reports_until_ns = 0
         return attempt
 
     # --- training --------------------------------------------------------------------------------
@@ -295,6 +302,7 @@ class JobServer:
                     for client in attempt.trained(updates, self.now_s()):
                         ask, respond = self._waiting.pop(client)
                         respond(Answer(ask.request))
+                        self._reports_until_ns = monotonic_ns() + int(REPORT_S * 1e9)
         finally:
             if self._training is asyncio.current_task():
                 self._training = None

@@ -53,9 +53,12 @@ def notices(report: Report) -> list[str]:
     if unfinished and not report.going:
         names = ", ".join(f"{each.label} ({each.jobs - each.finished})" for each in unfinished)
         found.append(f"Not every job was finished: {names}. Completion times leave those out.")
-    late = [each for each in report.policies if each.training_wait_s > 0]
-    if late:
-        names = ", ".join(f"{each.label} ({duration(each.training_wait_s)})" for each in late)
+    # By the run's own word: every live run has waits that are too short to set any pace.
+    late = {each.label: each.events.get("training_set_the_pace", 0) for each in report.policies}
+    if any(late.values()):
+        names = ", ".join(
+            f"{label} (attempts: {attempts})" for label, attempts in late.items() if attempts
+        )
         found.append(f"Training, not the devices, set the pace at times: {names}.")
     return found
 

@@ -3,13 +3,23 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from evaluation.clients.behaviour import SimulatedClient
+from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings
 from evaluation.eval_command import app
+from evaluation.executor import trainer
+from evaluation.executor.trainer import partition_of
+from evaluation.harness import models, runner
 from evaluation.harness.experiment import load_experiment
+from evaluation.harness.live import dispatchers
+from evaluation.harness.prepared import prepare
+from evaluation.harness.rounds import VirtualRounds, simulate_rounds
 from evaluation.harness.runner import Runner
 from evaluation.results.reader import PolicyResults, RunReader
 
@@ -47,9 +57,9 @@ def write(folder: Path, config: str = CONFIG, **profile: object) -> Path:
 
 
 def run(path: Path, out: Path) -> dict[str, PolicyResults]:
-    runner = Runner(load_experiment(path), out, lambda _line: None)
-    runner.prepare(virtual=True)
-    runner.run(virtual=True)
+    running = Runner(load_experiment(path), out, lambda _line: None)
+    running.prepare(virtual=True)
+    running.run(virtual=True)
     read = RunReader(out)
     assert read.state == "finished"
     return {results.policy: results for results in read.results()}
@@ -78,12 +88,33 @@ def test_twice_the_same_over_a_broker_gives_the_same_bytes(tmp_path: Path) -> No
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_policies_of_a_seed_see_the_same_clients_and_data(tmp_path: Path) -> None:
-    """The same weights to begin with, the same arrivals, the same clients: only the choice differs.
+def test_policies_of_a_seed_see_the_same_clients_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights to begin with, arrivals, clients and partitions: only the choice differs.
 
     And where both chose the same clients for a round, what these learnt is the same to the bit.
     """
+    clients: dict[str, list[SimulatedClient]] = {}
+    shares: list[list[list[int]]] = []
+
+    def simulated(jobs: Any, its: Any, costs: Any, config: Any, **of: Any) -> VirtualRounds:
+        clients[of["policy"]] = list(its)
+        return simulate_rounds(jobs, its, costs, config, **of)
+
+    def divided(*of: Any) -> Any:
+        made = partition_of(*of)
+        shares.append([own.tolist() for own in made])
+        return made
+
+    monkeypatch.setattr(runner, "simulate_rounds", simulated)
+    for module in (models, trainer):  # as it is checked before the run, and as each policy trains
+        monkeypatch.setattr(module, "partition_of", divided)
     found = run(write(tmp_path), tmp_path / "out")
+    assert clients["irs"] == clients["random"]
+    assert len({client.device_id for client in clients["irs"]}) == 40
+    assert len(shares) == 3
+    assert shares[0] == shares[1] == shares[2]
     irs, random = found["irs"], found["random"]
     firsts = [[row for row in each.scores if row.version == 0] for each in (irs, random)]
     assert firsts[0] == firsts[1]
@@ -97,6 +128,18 @@ def test_policies_of_a_seed_see_the_same_clients_and_data(tmp_path: Path) -> Non
     ]  # fmt: skip
     assert alike
     assert all(one == other for one, other in alike)
+
+
+def test_live_dispatchers_have_the_clients_of_virtual_time(tmp_path: Path) -> None:
+    """Their shares, drawn from what each dispatcher is told, are together the run's clients."""
+    experiment = load_experiment(write(tmp_path, CONFIG + "client_dispatchers: 2\nseeds: [3]\n"))
+    told = [
+        msgspec.json.decode(msgspec.json.encode(settings), type=DispatcherSettings)
+        for settings in dispatchers(experiment, 3, "tcp://127.0.0.1:1")
+    ]
+    assert len(told) == 2
+    drawn = [client for settings in told for client in Dispatcher(settings).clients]
+    assert drawn == prepare(experiment, 3, {}).clients
 
 
 def test_jobs_learn_and_everything_is_in_the_folder(tmp_path: Path) -> None:
@@ -122,6 +165,26 @@ def test_analytics_and_runs_for_the_times_only_train_nothing(tmp_path: Path) -> 
         assert irs.scores == []
 
 
+@pytest.mark.parametrize(
+    "method,policy",
+    [("random", "random-per-client"), ("static_partition", "static-partition")],
+)  # fmt: skip
+def test_the_originals_baselines_go_through_a_whole_run(
+    tmp_path: Path, method: str, policy: str
+) -> None:
+    """A selection method is one policy of the same engine, and its jobs train to the end."""
+    found = run(write(tmp_path, CONFIG + f"selection_method: {method}\n"), tmp_path / "out")
+    assert found.keys() == {policy}
+    results = found[policy]
+    assert [job.state for job in results.jobs] == ["finished"] * 2
+    assert sorted((row.job, row.version) for row in results.scores) == [
+        (job, version) for job in range(2) for version in (0, 2, 3)
+    ]
+    assert all(row.completed == 8 for row in results.rounds if row.state == "completed")
+    tasks = sum(client.tasks for client in results.clients)
+    assert tasks >= sum(row.completed for row in results.rounds) >= 48
+
+
 def test_a_finished_folder_is_not_written_over(tmp_path: Path) -> None:
     """A second run into the same folder is refused, in one line."""
     path = write(tmp_path, CONFIG + "do_compute: false\n")
@@ -129,6 +192,17 @@ def test_a_finished_folder_is_not_written_over(tmp_path: Path) -> None:
     again = command(path, tmp_path / "out")
     assert again.exit_code != 0
     assert "already holds a run" in again.output
+
+
+def test_a_run_that_diverges_ends_in_one_line(tmp_path: Path) -> None:
+    """Weights that are no numbers any more end the run with exit code 1, which its folder says."""
+    path = write(tmp_path, learning_rate=10, momentum=0.99, local_steps=100, weight_decay=1)
+    result = command(path, tmp_path / "out")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("propius: job 1, round ")
+    assert line.endswith(" trained to weights that are not finite; lower the learning rate")
+    assert RunReader(tmp_path / "out").state == f"failed: {line.removeprefix('propius: ')}"
 
 
 # --- what is wrong is said before anything is trained --------------------------------------------

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from evaluation.aggregators import Update
+from evaluation.executor.handle import Executor, JobModel
+from evaluation.jobs import job_server
 from evaluation.jobs.job_server import JobServer, JobServerSettings
-from evaluation.jobs.link import TaskLink
-from evaluation.jobs.told import Attempted, JobOver, Scored, read_told
+from evaluation.jobs.link import Answer, Ask, TaskLink
+from evaluation.jobs.told import Attempted, Happened, JobOver, Scored, read_told
 from evaluation.results.rows import JobRow, RoundRow
+from evaluation.training.specs import Hyper, Score
 from propius import AsyncClient
 from propius.aio import AsyncAssignment
 from propius.cli.cluster import Cluster
@@ -21,6 +29,8 @@ from propius.errors import RefusedError
 
 SPEC = {"cpu_f": 6.0, "ram": 4.0, "fp16_mem": 800.0, "android_os": 10.0}
 TIMEOUT_S = 30.0
+LATE_S = 100
+"""By how much training is late, of the server's clock: more than exec_timeout."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +40,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
-def server_of(cluster: Cluster, **profile: object) -> JobServer:
+def server_of(
+    cluster: Cluster, executor: Executor | None = None, weights: str = "", **profile: object
+) -> JobServer:
     settings = JobServerSettings(
         job=4,
         profile_no=0,
@@ -40,8 +52,9 @@ def server_of(cluster: Cluster, **profile: object) -> JobServer:
         kbit=2.0,
         speed_up=10.0,
         job_manager=cluster.endpoint("job_manager", "jobs"),
+        weights=weights,
     )
-    return JobServer(settings, None)
+    return JobServer(settings, executor)
 
 
 class Devices:
@@ -66,6 +79,75 @@ class Devices:
         except RefusedError as refused:
             return str(refused)
         return ""
+
+
+class LateExecutor:
+    """Trains nobody until the test says so; what comes after that is trained at once."""
+
+    def __init__(self) -> None:
+        self.on_time = False
+        self._asked: list[tuple[Future[list[Update]], Sequence[int]]] = []
+
+    def train(
+        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+    ) -> Future[list[Update]]:
+        future: Future[list[Update]] = Future()
+        self._asked.append((future, clients))
+        if self.on_time:
+            self.answer()
+        return future
+
+    def answer(self) -> None:
+        """All training is done, now and from now on."""
+        self.on_time = True
+        for future, clients in self._asked:
+            future.set_result([Update(one, {"w": np.ones(1)}, 10, 0.5) for one in clients])
+        self._asked.clear()
+
+    def score(self, job: int, version: int) -> Future[Score]:
+        future: Future[Score] = Future()
+        future.set_result(Score(10, 5.0, 4, 9))
+        return future
+
+    def set_weights(self, job: int, version: int, weights: Mapping[str, NDArray[Any]]) -> None: ...
+    def register(self, job: JobModel) -> None: ...
+    def forget(self, job: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Clock:
+    """The server's clock, which the test can put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead_s = 0
+        monkeypatch.setattr(job_server, "monotonic_ns", self._now_ns)
+
+    def _now_ns(self) -> int:
+        return time.monotonic_ns() + self.ahead_s * 1_000_000_000
+
+
+class Seen:
+    """What a server does that no caller sees, as events."""
+
+    def __init__(self, server: JobServer) -> None:
+        self.both_wait = asyncio.Event()
+        self.looked_late = asyncio.Event()
+        self._server, self._take, self._waits = server, server.take, server._waits_for_training
+        self._looks = 0
+        server.take = self._taken  # type: ignore[method-assign]
+        server._waits_for_training = self._look  # type: ignore[method-assign]
+
+    def _taken(self, ask: Ask, respond: Callable[[Answer], None]) -> None:
+        self._take(ask, respond)
+        if len(self._server._waiting) == 2:
+            self.both_wait.set()
+
+    def _look(self) -> bool:
+        """Asked only when the attempt's time is over."""
+        self._looks += 1
+        if self._looks == 2:
+            self.looked_late.set()
+        return self._waits()
 
 
 def rows_of(said: str) -> tuple[list[RoundRow], JobRow]:
@@ -146,7 +228,9 @@ def test_a_round_that_nobody_fills_ends_after_sched_timeout(
     """Too few devices: the attempt is a scheduling time-out, and the job goes on asking."""
 
     async def scene() -> None:
-        server = server_of(cluster, sched_timeout=5.0)
+        # What no device here has: the job is still there when the others' devices come.
+        scarce = {"cpu_f": 24.0}
+        server = server_of(cluster, sched_timeout=5.0, public_constraint=scarce)
         running = asyncio.create_task(server.run(time.monotonic_ns()))
         await asyncio.sleep(1.6)  # three attempts of half a second each
         running.cancel()
@@ -156,6 +240,70 @@ def test_a_round_that_nobody_fills_ends_after_sched_timeout(
     rows = [read_told(line) for line in capsys.readouterr().out.splitlines()]
     states = [each.row.state for each in rows if isinstance(each, Attempted)]
     assert states[:2] == ["timed_out_scheduling"] * 2
+
+
+def test_training_that_is_late_sets_the_pace_and_that_is_said(
+    cluster: Cluster,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Devices that are done wait for their training, also beyond exec_timeout, and it is reported.
+
+    The second round's training is there before its devices are: they wait for nothing.
+    """
+    np.savez(tmp_path / "weights.npz", w=np.zeros(1))
+    monkeypatch.setattr(job_server, "WATCH_MAX_S", 0.05)
+    monkeypatch.setattr(job_server, "WATCH_LATE_S", 0.05)
+    clock, executor = Clock(monkeypatch), LateExecutor()
+
+    async def scene() -> None:
+        server = server_of(cluster, executor, str(tmp_path / "weights.npz"), total_round=2)
+        seen = Seen(server)
+        running = asyncio.create_task(server.run(time.monotonic_ns()))
+        devices = Devices(cluster)
+        for number in range(2):
+            first = 3 * number
+            taken = [await devices.take(first + place) for place in range(3)]
+            async with TaskLink(taken[0][1].endpoint) as link:
+                at_work = [
+                    asyncio.create_task(devices.work(first + place, link, taken[place][1]))
+                    for place in range(2)
+                ]
+                if number == 0:
+                    await _is_late(seen, clock, executor, at_work)
+                assert await asyncio.gather(*at_work) == ["", ""]
+            for device, assignment in taken[:2]:
+                await device.report(assignment, "completed")
+            for device, _ in taken:
+                await device.close()
+        await asyncio.wait_for(running, TIMEOUT_S)
+
+    asyncio.run(scene())
+    told = [read_told(line) for line in capsys.readouterr().out.splitlines()]
+    rows = [each.row for each in told if isinstance(each, Attempted)]
+    assert [(row.round, row.state, row.version) for row in rows] == [
+        (0, "completed", 1), (1, "completed", 2)
+    ]  # fmt: skip
+    assert rows[0].training_wait_s >= LATE_S * 10.0  # the clock runs ten times faster
+    assert rows[1].training_wait_s <= job_server.PACE_S * 10.0
+    (happened,) = [each for each in told if isinstance(each, Happened)]
+    assert happened.what == "training_set_the_pace"
+    assert happened.values == {
+        "job": 4, "round": 0, "attempt": 0, "wait_s": rows[0].training_wait_s
+    }  # fmt: skip
+
+
+async def _is_late(
+    seen: Seen, clock: Clock, executor: LateExecutor, at_work: list[asyncio.Task[str]]
+) -> None:
+    """Both devices hand in; exec_timeout passes; only then is their training done."""
+    async with asyncio.timeout(TIMEOUT_S):
+        await seen.both_wait.wait()
+        clock.ahead_s = LATE_S
+        await seen.looked_late.wait()
+    assert not any(task.done() for task in at_work)
+    executor.answer()
 
 
 def test_settings_travel_as_json() -> None:

@@ -14,7 +14,7 @@ from evaluation.report.document import make_report
 from evaluation.report.original_csv import write_original_csv
 from evaluation.report.reach import reach
 from evaluation.report.summary import Spread, summarize_job
-from evaluation.report.tables import headline
+from evaluation.report.tables import headline, notices
 from evaluation.results.reader import PolicyResults
 from evaluation.results.rows import ClientRow, JobRow, RoundRow, ScoreRow, line
 from evaluation.results.writer import RunWriter
@@ -161,3 +161,19 @@ def test_a_loss_that_is_no_number_does_not_spoil_the_json(tmp_path: Path) -> Non
     assert document["jobs"]["irs"][0]["test_loss"] is None
     assert document["jobs"]["irs"][0]["accuracy"] == 0.1
     json.dumps(document, allow_nan=False)
+
+
+def test_only_training_that_set_the_pace_is_noticed(tmp_path: Path) -> None:
+    """The notice is of the run's own events: a wait that is too short for one is no notice."""
+    with RunWriter(
+        tmp_path / "run", config={}, policies=["irs", "random"], seeds=[0], clock="live"
+    ) as run:
+        for policy in ("irs", "random"):
+            writer = run.policy(policy, 0)
+            writer.round(replace(DONE, training_wait_s=0.5))
+            writer.job(OVER)
+            if policy == "irs":
+                writer.event("training_set_the_pace", job=0, round=0, attempt=0, wait_s=0.5)
+    assert notices(make_report([tmp_path / "run"])) == [
+        "Training, not the devices, set the pace at times: irs (attempts: 1)."
+    ]
