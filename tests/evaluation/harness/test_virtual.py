@@ -3,12 +3,15 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from evaluation.aggregators import Update
 from evaluation.eval_command import app
+from evaluation.executor.trainer import Trainer
 from evaluation.harness.experiment import load_experiment
 from evaluation.harness.runner import Runner
 from evaluation.results.reader import PolicyResults, RunReader
@@ -112,6 +115,29 @@ def test_jobs_learn_and_everything_is_in_the_folder(tmp_path: Path) -> None:
         assert scores[-1].accuracy > scores[0].accuracy + 0.1
         assert scores[-1].time_s == rounds[-1].ended_s
     assert len(irs.clients) == 40
+
+
+def test_clients_of_fed_prox_train_the_steps_that_their_time_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the simulator cut reaches the training, client by client; other jobs train as ever."""
+    told: dict[int, list[Any]] = {0: [], 1: []}
+    train = Trainer.train
+
+    def watched(self: Trainer, job: int, *rest: Any) -> list[Update]:
+        told[job].append(rest[4])
+        return train(self, job, *rest)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    path = write(tmp_path, CONFIG.replace("[irs, random]", "[irs]"),
+                 gradient_policy="fed-prox", local_steps=60)  # fmt: skip
+    irs = run(path, tmp_path / "out")["irs"]
+    prox = next(job.job for job in irs.jobs if job.profile == "1")
+    assert told[1 - prox] == [None] * 3
+    assert [len(steps) for steps in told[prox]] == [8, 8, 8]
+    done = {each for steps in told[prox] for each in steps}
+    assert max(done) == 60
+    assert 1 <= min(done) < 60
 
 
 def test_analytics_and_runs_for_the_times_only_train_nothing(tmp_path: Path) -> None:
