@@ -151,10 +151,18 @@ class _Shuffled:
         self.hall.say(b"j", m.Weights(job, version, heads), arrays)
 
     def train(
-        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        version: int,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> Future[list[Update]]:
         hall = self.hall
-        hall.say(b"j", m.Train(version + 1, job, round_no, version, list(clients), **vars(hyper)))
+        own, kept = list(clients), None if steps is None else list(steps)
+        task = m.Train(version + 1, job, round_no, version, own, **vars(hyper), client_steps=kept)
+        hall.say(b"j", task)
         got: dict[int, Update] = {}
         while len(got) < len(clients):
             for number in range(1, self.workers + 1):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from evaluation.aggregators import Update
 from evaluation.clients.behaviour import SimulatedClient
 from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings
 from evaluation.eval_command import app
-from evaluation.executor import trainer
-from evaluation.executor.trainer import partition_of
+from evaluation.executor.jobs import partition_of
 from evaluation.harness import models, runner
 from evaluation.harness.experiment import load_experiment
 from evaluation.harness.live import dispatchers
@@ -22,6 +22,8 @@ from evaluation.harness.prepared import prepare
 from evaluation.harness.rounds import VirtualRounds, simulate_rounds
 from evaluation.harness.runner import Runner
 from evaluation.results.reader import PolicyResults, RunReader
+from evaluation.training import trainer
+from evaluation.training.trainer import Trainer
 
 CONFIG = """
 policies: [irs, random]
@@ -155,6 +157,29 @@ def test_jobs_learn_and_everything_is_in_the_folder(tmp_path: Path) -> None:
         assert scores[-1].accuracy > scores[0].accuracy + 0.1
         assert scores[-1].time_s == rounds[-1].ended_s
     assert len(irs.clients) == 40
+
+
+def test_clients_of_fed_prox_train_the_steps_that_their_time_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the simulator cut reaches the training, client by client; other jobs train as ever."""
+    told: dict[int, list[Any]] = {0: [], 1: []}
+    train = Trainer.train
+
+    def watched(self: Trainer, job: int, *rest: Any) -> list[Update]:
+        told[job].append(rest[4])
+        return train(self, job, *rest)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    path = write(tmp_path, CONFIG.replace("[irs, random]", "[irs]"),
+                 gradient_policy="fed-prox", local_steps=60)  # fmt: skip
+    irs = run(path, tmp_path / "out")["irs"]
+    prox = next(job.job for job in irs.jobs if job.profile == "1")
+    assert told[1 - prox] == [None] * 3
+    assert [len(steps) for steps in told[prox]] == [8, 8, 8]
+    done = {each for steps in told[prox] for each in steps}
+    assert max(done) == 60
+    assert 1 <= min(done) < 60
 
 
 def test_analytics_and_runs_for_the_times_only_train_nothing(tmp_path: Path) -> None:

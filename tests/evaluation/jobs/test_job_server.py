@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from evaluation.aggregators import Update
 from evaluation.executor.handle import Executor, JobModel
 from evaluation.jobs import job_server
+from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.job_server import JobServer, JobServerSettings
-from evaluation.jobs.link import Answer, Ask, TaskLink
+from evaluation.jobs.link import Answer, Ask, Here, TaskLink
 from evaluation.jobs.told import Attempted, Happened, JobOver, Scored, read_told
 from evaluation.results.rows import JobRow, RoundRow
 from evaluation.training.specs import Hyper, Score
@@ -89,7 +91,13 @@ class LateExecutor:
         self._asked: list[tuple[Future[list[Update]], Sequence[int]]] = []
 
     def train(
-        self, job: int, round_no: int, version: int, clients: Sequence[int], hyper: Hyper
+        self,
+        job: int,
+        round_no: int,
+        version: int,
+        clients: Sequence[int],
+        hyper: Hyper,
+        steps: Sequence[int] | None = None,
     ) -> Future[list[Update]]:
         future: Future[list[Update]] = Future()
         self._asked.append((future, clients))
@@ -304,6 +312,59 @@ async def _is_late(
         await seen.looked_late.wait()
     assert not any(task.done() for task in at_work)
     executor.answer()
+
+
+class Recorder:
+    """An executor that only notes what it is asked to train."""
+
+    def __init__(self) -> None:
+        self.trained: list[tuple[Any, Any]] = []
+
+    def train(self, *asked: Any) -> Future[list[Any]]:
+        self.trained.append((asked[3], asked[5]))
+        done: Future[list[Any]] = Future()
+        done.set_result([])
+        return done
+
+
+@pytest.mark.parametrize("steps, trained", [(10, [(7, 8), (3, 10)]), (0, [(7, 8), None])])
+def test_a_device_is_given_as_many_steps_as_it_says_it_has_time_for(
+    tmp_path: Path, steps: int, trained: list[Any]
+) -> None:
+    """The answer to its start costs no more, and the executor trains so many; or all do the same.
+
+    Device 7 is there for 3.5 of 10 seconds, and device 8 for as long as it takes.
+    """
+    np.savez(tmp_path / "weights.npz", w=np.zeros(2))
+    settings = JobServerSettings(
+        job=1, profile_no=0, profile={"demand": 2, "total_round": 1, "gradient_policy": "fed-prox"},
+        at_s=0.0, samples=1_000.0, kbit=5.0, steps=steps, speed_up=1.0, job_manager="",
+        weights=str(tmp_path / "weights.npz"),
+    )  # fmt: skip
+    executor = Recorder()
+    answers: list[Answer] = []
+
+    async def scene() -> None:
+        server = JobServer(settings, executor)  # type: ignore[arg-type]
+        server.attempt = Attempt(0, trains=True)
+        server._job = SimpleNamespace(admit=lambda _token: SimpleNamespace(round=0))  # type: ignore[assignment]
+        for client, left_s in ((7, 3.5), (8, 99.0)):
+            here = Here(left_s, speed_ms=10.0, kbps=10.0)
+            server.take(Ask(client, "start", 0, b"", client, here), answers.append)
+        await asyncio.gather(*server._tasks)
+
+    asyncio.run(scene())
+    assert executor.trained == [tuple(trained)]
+    cut = 300.0 if steps else 1_000.0
+    assert [(it.samples, it.kbit) for it in answers] == [(cut, 5.0), (1_000.0, 5.0)]
+
+
+@pytest.mark.parametrize("here", [[1.0, 0.0, 1.0], [-1.0, 1.0, 1.0], [1.0, 1.0, float("nan")]])
+def test_what_a_device_says_of_itself_is_bounded(here: list[float]) -> None:
+    """No speed of 0, no time below 0, no number that is none."""
+    text = msgspec.msgpack.encode([1, "start", 0, b"", 7, here])
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(text, type=Ask)
 
 
 def test_settings_travel_as_json() -> None:
