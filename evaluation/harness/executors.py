@@ -5,18 +5,21 @@ Not here: the executor itself (:mod:`evaluation.executor`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from evaluation.executor.handle import Executor, InProcessExecutor
 from evaluation.executor.local import LocalExecutor
+from evaluation.executor.messages import Fact
 from evaluation.executor.remote import RemoteExecutor
 from evaluation.harness.config import RunConfig
 from evaluation.results.writer import PolicyWriter
 
 __all__ = ["RunExecutor", "open_executor"]
+
+Told: TypeAlias = Callable[[str], object]
 
 
 class RunExecutor(Protocol):
@@ -24,8 +27,11 @@ class RunExecutor(Protocol):
 
     endpoint: str
 
-    def handle(self, writer: PolicyWriter) -> AbstractContextManager[Executor]:
-        """For one policy; what befalls the executor meanwhile goes to its events."""
+    def handle(self, writer: PolicyWriter, told: Told) -> AbstractContextManager[Executor]:
+        """For one policy; what befalls the executor meanwhile goes to its events.
+
+        What costs the run time or may end it, ``told`` hears as a line for people.
+        """
 
 
 class _Here:
@@ -34,7 +40,7 @@ class _Here:
     endpoint = ""
 
     @contextmanager
-    def handle(self, writer: PolicyWriter) -> Iterator[Executor]:
+    def handle(self, writer: PolicyWriter, told: Told) -> Iterator[Executor]:
         executor = InProcessExecutor("auto")
         try:
             yield executor
@@ -49,16 +55,30 @@ class _Broker:
         self.endpoint = endpoint
 
     @contextmanager
-    def handle(self, writer: PolicyWriter) -> Iterator[Executor]:
-        executor = RemoteExecutor(
-            self.endpoint,
-            name="eval run",
-            on_event=lambda what, facts: writer.event(what, **facts),
-        )
+    def handle(self, writer: PolicyWriter, told: Told) -> Iterator[Executor]:
+        def happened(what: str, facts: dict[str, Fact]) -> None:
+            writer.event(what, **facts)
+            if line := _line(what, facts):
+                told(line)
+
+        executor = RemoteExecutor(self.endpoint, name="eval run", on_event=happened)
         try:
             yield executor
         finally:
             executor.close()
+
+
+def _line(what: str, facts: Mapping[str, Fact]) -> str:
+    """For people; "" for what is only for the record."""
+    match what:
+        case "worker_lost":
+            return f"{facts['name']} was lost ({facts['why']}); others get its tasks"
+        case "out_of_memory":
+            return f"{facts['name']} has too little memory for clients of job {facts['job']}"
+        case "no_workers":
+            return f"no workers are left; {facts['waiting']} tasks wait for one"
+        case _:
+            return ""
 
 
 @contextmanager

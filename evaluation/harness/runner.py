@@ -63,8 +63,13 @@ class Runner:
             for prepared in self.prepared:
                 for policy in policies:
                     own = writer.policy(policy, prepared.seed)
-                    with trains.handle(own) if trains else nullcontext() as executor:
+                    told = self._told_of(policy, prepared.seed)
+                    with trains.handle(own, told) if trains else nullcontext() as executor:
                         one(prepared, policy, own, executor, trains.endpoint if trains else "")
+
+    def _told_of(self, policy: str, seed: int) -> Callable[[str], object]:
+        """Says lines with their policy and seed before them."""
+        return lambda line: self.say(f"{policy}, seed {seed}: {line}")
 
     def _virtual(
         self,
@@ -85,15 +90,15 @@ class Runner:
             policy=policy,
             seed=prepared.seed,
         )
-        name = f"{policy}, seed {prepared.seed}"
-        self.say(f"{name}: {len(rounds.attempts)} attempts at rounds in {rounds.end_s:,.0f} s")
+        say = self._told_of(policy, prepared.seed)
+        say(f"{len(rounds.attempts)} attempts at rounds in {rounds.end_s:,.0f} s")
         write_rounds(
             rounds,
             prepared.jobs,
             prepared.learning(self.config.eval_interval),
             executor,
             writer,
-            told=self._progress(name, len(rounds.attempts)),
+            told=_progress(say, len(rounds.attempts)),
         )
         writer.clients(client_rows(rounds, prepared.clients))
 
@@ -105,8 +110,8 @@ class Runner:
         _executor: Executor | None,
         endpoint: str,
     ) -> None:
-        name = f"{policy}, seed {prepared.seed}"
-        self.say(f"{name}: live, {self.config.speedup_factor:g} times faster than the devices")
+        say = self._told_of(policy, prepared.seed)
+        say(f"live, {self.config.speedup_factor:g} times faster than the devices")
         run_live(
             self.experiment,
             prepared,
@@ -114,17 +119,18 @@ class Runner:
             writer,
             endpoint,
             self.out / "logs" / f"{policy}-{prepared.seed}",
-            lambda line: self.say(f"{name}: {line}"),
+            say,
         )
 
-    def _progress(self, name: str, attempts: int) -> Callable[[int], None]:
-        """Says now and then how far training is."""
-        said_s = monotonic()
 
-        def told(done: int) -> None:
-            nonlocal said_s
-            if monotonic() - said_s >= SAY_EVERY_S or done == attempts:
-                said_s = monotonic()
-                self.say(f"{name}: {done} of {attempts} attempts trained")
+def _progress(say: Callable[[str], object], attempts: int) -> Callable[[int], None]:
+    """Says now and then how far training is."""
+    said_s = monotonic()
 
-        return told
+    def told(done: int) -> None:
+        nonlocal said_s
+        if monotonic() - said_s >= SAY_EVERY_S or done == attempts:
+            said_s = monotonic()
+            say(f"{done} of {attempts} attempts trained")
+
+    return told

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -22,6 +26,8 @@ from evaluation.harness.prepared import prepare
 from evaluation.harness.rounds import VirtualRounds, simulate_rounds
 from evaluation.harness.runner import Runner
 from evaluation.results.reader import PolicyResults, RunReader
+from evaluation.results.rows import ScoreRow
+from evaluation.results.writer import PolicyWriter
 from evaluation.training import trainer
 from evaluation.training.trainer import Trainer
 
@@ -58,8 +64,10 @@ def write(folder: Path, config: str = CONFIG, **profile: object) -> Path:
     return path
 
 
-def run(path: Path, out: Path) -> dict[str, PolicyResults]:
-    running = Runner(load_experiment(path), out, lambda _line: None)
+def run(
+    path: Path, out: Path, say: Callable[[str], object] = lambda _line: None
+) -> dict[str, PolicyResults]:
+    running = Runner(load_experiment(path), out, say)
     running.prepare(virtual=True)
     running.run(virtual=True)
     read = RunReader(out)
@@ -88,6 +96,54 @@ def test_twice_the_same_over_a_broker_gives_the_same_bytes(tmp_path: Path) -> No
     assert len(files) == 8
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def worker_named(name: str) -> psutil.Process:
+    (found,) = [
+        child for child in psutil.Process().children() if child.cmdline()[-3:-1] == ["--name", name]
+    ]
+    return found
+
+
+@pytest.mark.slow
+def test_a_lost_worker_changes_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is killed at its task: another does it, and it is said.
+
+    The tables are those of a run that trains in its own process, which can lose nobody.
+    """
+    config = CONFIG.replace("[irs, random]", "[irs]").replace("client_num: 40", "client_num: 60")
+    path = write(tmp_path, config)
+    profile = PROFILE.replace("demand: 8", "demand: 24").replace("over_selection: 1.25\n", "")
+    for number in range(2):  # long, and several tasks a round: both workers always have one
+        (tmp_path / "profiles" / f"job_{number}.yml").write_text(
+            profile.replace("local_steps: 3", "local_steps: 40")
+        )
+    run(path, tmp_path / "undisturbed")
+    path.write_text(config.replace("workers: 0", "workers: 2"))
+
+    killed: list[str] = []
+    score = PolicyWriter.score
+
+    def kill_at_the_first(writer: PolicyWriter, row: ScoreRow) -> None:
+        score(writer, row)
+        if not killed:
+            events = map(json.loads, (writer.folder / "events.jsonl").read_text().splitlines())
+            killed.append(next(it["name"] for it in events if it["kind"] == "worker_joined"))
+            process = worker_named(killed[0])
+            process.suspend()  # what it has now or is given next, it never does
+            threading.Timer(1.0, process.kill).start()
+
+    monkeypatch.setattr(PolicyWriter, "score", kill_at_the_first)
+    said: list[str] = []
+    irs = run(path, tmp_path / "disturbed", said.append)["irs"]
+    files = sorted(file.relative_to(tmp_path / "disturbed") for file in tmp_path.rglob("*.csv")
+                   if file.is_relative_to(tmp_path / "disturbed"))  # fmt: skip
+    assert len(files) == 4
+    for file in files:
+        undisturbed = (tmp_path / "undisturbed" / file).read_bytes()
+        assert (tmp_path / "disturbed" / file).read_bytes() == undisturbed
+    assert {"worker_lost", "task_reissued"} <= {event["kind"] for event in irs.events}
+    assert [line for line in said if line.startswith(f"irs, seed 0: {killed[0]} was lost (")]
 
 
 def test_policies_of_a_seed_see_the_same_clients_and_data(
