@@ -59,8 +59,18 @@ class Update:
 class Aggregator(Protocol):
     """The server's rule; may keep state from round to round."""
 
-    def step(self, start: Weights, updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
-        """The next global weights; raises :class:`AggregationError`."""
+    def step(
+        self,
+        start: Weights,
+        updates: Sequence[Update],
+        *,
+        learning_rate: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The next global weights; raises :class:`AggregationError`.
+
+        ``learning_rate`` is the one that the clients trained with in this round, for rules that
+        depend on it; None: as the rule was made.
+        """
 
 
 @dataclass
@@ -70,7 +80,13 @@ class FedAvg:
     FedProx (Li et al. 2020) has the same server; its proximal term is the clients'.
     """
 
-    def step(self, start: Weights, updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
+    def step(
+        self,
+        start: Weights,
+        updates: Sequence[Update],
+        *,
+        learning_rate: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """See :class:`Aggregator`."""
         return _finish(start, updates, _mean(start, _checked(start, updates)))
 
@@ -90,7 +106,13 @@ class FedYogi:
     _momentum: Sums = field(default_factory=dict)
     _second: Sums = field(default_factory=dict)
 
-    def step(self, start: Weights, updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
+    def step(
+        self,
+        start: Weights,
+        updates: Sequence[Update],
+        *,
+        learning_rate: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """See :class:`Aggregator`."""
         mean = _mean(start, _checked(start, updates))
         moved: Sums = {}
@@ -112,16 +134,24 @@ class QFedAvg:
     """Clients with larger losses count more (Li et al. 2020, "Fair resource allocation", alg. 2).
 
     With ``L = 1 / learning_rate``: ``Δₖ = L (w − wₖ)``, ``hₖ = q Fₖ^(q−1) ‖Δₖ‖² + L Fₖ^q``, and
-    ``w ← w − Σ Fₖ^q Δₖ / Σ hₖ``. With ``q = 0`` it is the unweighted mean.
+    ``w ← w − Σ Fₖ^q Δₖ / Σ hₖ``. With ``q = 0`` it is the unweighted mean. A learning rate that
+    decays makes ``L`` grow: ``wₖ`` was made with the rate of its round, and ``Δₖ`` stands for a
+    gradient.
     """
 
     q: float = 1.0
     learning_rate: float = 0.05
 
-    def step(self, start: Weights, updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
+    def step(
+        self,
+        start: Weights,
+        updates: Sequence[Update],
+        *,
+        learning_rate: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """See :class:`Aggregator`."""
         chosen = _checked(start, updates)
-        lipschitz = 1.0 / self.learning_rate
+        lipschitz = 1.0 / (self.learning_rate if learning_rate is None else learning_rate)
         total: Sums = {name: np.zeros(start[name].shape) for name in _floating(start)}
         normalizer = 0.0
         for update in chosen:

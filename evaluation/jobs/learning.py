@@ -98,7 +98,8 @@ class LearningJob:
         """
         self._expect(round_no)
         used = updates[: self.profile.demand]
-        self.weights = self._aggregator.step(self.weights, used)
+        rate = self.profile.learning_rate_of(self.version)
+        self.weights = self._aggregator.step(self.weights, used, learning_rate=rate)
         self.moving_loss = fmean(update.loss for update in used)
         self.trained_samples = sum(update.samples for update in used)
         self.version += 1

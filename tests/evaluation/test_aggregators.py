@@ -68,6 +68,22 @@ def test_q_zero_is_the_unweighted_mean() -> None:
     assert QFedAvg(q=0.0).step(START, updates)["w"] == pytest.approx(START["w"] + 2.0)
 
 
+def test_q_fedavg_moves_as_worked_by_hand() -> None:
+    """Two clients, q = 1, L = 1/0.5 = 2, as in algorithm 2 of Li et al. 2020.
+
+    Δ₀ = 2·([1, 2] − [0, 1]) = [2, 2], ‖Δ₀‖² = 8, F₀ = 0.5: h₀ = 1·0.5⁰·8 + 2·0.5 = 9.
+    Δ₁ = 2·([1, 2] − [2, 2]) = [−2, 0], ‖Δ₁‖² = 4, F₁ = 2: h₁ = 1·2⁰·4 + 2·2 = 8.
+    Σ F Δ = [1, 1] + [−4, 0] = [−3, 1], so w = [1, 2] − [−3, 1] / 17.
+    """
+    start = {"w": np.array([1.0, 2.0])}
+    updates = [
+        Update(0, {"w": np.array([0.0, 1.0])}, 10, 0.5),
+        Update(1, {"w": np.array([2.0, 2.0])}, 90, 2.0),
+    ]
+    moved = QFedAvg(q=1.0, learning_rate=0.5).step(start, updates)
+    assert moved["w"] == pytest.approx([1 + 3 / 17, 2 - 1 / 17], rel=0, abs=1e-12)
+
+
 def test_a_larger_q_leans_towards_the_client_with_the_larger_loss() -> None:
     """Two clients pull to opposite sides; the unhappy one wins."""
     updates = [update(0, 1.0, loss=2.0), update(1, -1.0, loss=0.5)]

@@ -99,6 +99,17 @@ def test_the_digits_split_is_the_same_in_every_class() -> None:
         assert held == -(-(held + kept) // 5)
 
 
+def test_mnist5k_is_5_000_digits_of_which_every_fifth_of_a_class_is_held_out() -> None:
+    """4,000 to train on and 1,000 to test, as many of each class, and no image is in both."""
+    data = load("mnist5k")
+    assert (data.shape, data.classes) == ((1, 28, 28), 10)
+    assert np.bincount(data.labels).tolist() == [400] * 10
+    assert np.bincount(data.test_labels).tolist() == [100] * 10
+    trained = {image.tobytes() for image in data.images}
+    assert len(trained) == 4_000
+    assert not trained & {image.tobytes() for image in data.test_images}
+
+
 def test_femnist_keeps_writers_and_labels(data_folder: DataFolder) -> None:
     """Writers are numbered in the order of their first rows, labels are those of the table."""
     data = load("femnist", data_folder("femnist"))

@@ -63,6 +63,21 @@ def test_tasks_train_from_the_rounds_version_at_its_learning_rate() -> None:
     assert learning.is_done
 
 
+def test_q_fedavg_takes_the_learning_rate_of_the_round() -> None:
+    """L is 1/0.4 in the first round and 1/0.2 in the second, when the clients train with 0.2.
+
+    By hand, one client that moves 2 weights by 1 with a loss of 1 and q = 1: h = 2 L² + L, so that
+    they move by L / h = 1 / (2 L + 1).
+    """
+    learning = job(gradient_policy="q-fedavg", qfed_q=1, decay_round=1, total_round=2)
+    moved = []
+    for round_no in range(2):
+        before = learning.weights["w"]
+        learning.finish(round_no, [Update(1, {"w": before + 1}, 1, 1.0)])
+        moved.append(float(learning.weights["w"][0] - before[0]))
+    assert moved == pytest.approx([1 / 6, 1 / 11], rel=0, abs=1e-12)
+
+
 def test_weights_are_tested_first_last_and_every_so_many_rounds() -> None:
     """With an interval of 2 and 5 rounds: versions 0, 2, 4, and 5."""
     learning = job(total_round=5)

@@ -91,11 +91,15 @@ def test_all_steps_given_one_by_one_are_the_usual_training(stacked: bool) -> Non
         assert all((value == other.weights[key]).all() for key, value in one.weights.items())
 
 
-def test_a_residual_model_agrees_as_well() -> None:
-    """Stride, shortcuts and group normalisation under vmap."""
-    model = made("resnet18")
+@pytest.mark.parametrize(
+    "name, steps, batch_size",
+    [("resnet18", 2, 4), ("mobilenet_v2", 1, 3), ("shufflenet_v2", 1, 3)],
+)
+def test_deep_models_agree_as_well(name: str, steps: int, batch_size: int) -> None:
+    """Stride, shortcuts, depthwise and shuffled channels, group normalisation under vmap."""
+    model = made(name)
     start = to_arrays(model)
-    hyper = Hyper(steps=2, batch_size=4, learning_rate=0.01)
+    hyper = Hyper(steps=steps, batch_size=batch_size, learning_rate=0.01)
     both = [
         train(model, start, clients()[:2], hyper, seed=(1,), stacked=stacked)
         for stacked in (True, False)
@@ -103,6 +107,7 @@ def test_a_residual_model_agrees_as_well() -> None:
     for one, other in zip(*both, strict=True):
         for key, value in one.weights.items():
             np.testing.assert_allclose(value, other.weights[key], rtol=0, atol=1e-5)
+        assert any((one.weights[key] != value).any() for key, value in start.items())
 
 
 @pytest.mark.parametrize("stacked", [True, False])
