@@ -16,10 +16,12 @@ from rich.table import Table
 
 from evaluation.replay import DaemonReplay, Instant, ReplayReport, order, replay, what_if
 from evaluation.simulator.arguments import parse_options
+from propius.cli.failure import fail
 from propius.cli.options import JsonOption
 from propius.engine import POLICIES, EngineError
 from propius.errors import PropiusError
 from propius.messages import PlanFailed, PlanMade
+from propius.shell import exit_codes
 
 __all__ = ["app"]
 
@@ -77,8 +79,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (PropiusError, EngineError, OSError) as error:
-        typer.echo(f"propius replay: {error}", err=True)
-        raise typer.Exit(2) from None
+        fail(f"replay: {error}", exit_codes.CONFIGURATION)
 
 
 def _tell_report(report: ReplayReport, as_json: bool) -> None:

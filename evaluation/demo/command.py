@@ -25,8 +25,10 @@ from evaluation.demo.scoreboard import Scoreboard, live_table, plain_line
 from evaluation.demo.summary import ACCURACY_MIN, results, results_table, write_summary
 from evaluation.figure import draw_demo
 from propius.cli.cluster import Cluster, supervisor_pid
+from propius.cli.failure import fail
 from propius.engine import POLICIES
 from propius.errors import PropiusError
+from propius.shell import exit_codes
 
 __all__ = ["app", "demo"]
 
@@ -72,8 +74,8 @@ def demo(
     summary.json, a figure and the event log, all named in the last lines.
     """
     if policy not in POLICIES:
-        typer.echo(f"propius demo: unknown policy {policy!r}; use {', '.join(POLICIES)}", err=True)
-        raise typer.Exit(2)
+        text = f"demo: unknown policy {policy!r}; use {', '.join(POLICIES)}"
+        fail(text, exit_codes.CONFIGURATION)
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console = Console(stderr=as_json, width=PLAIN_WIDTH)
@@ -81,17 +83,14 @@ def demo(
     try:
         rows = run.run()
     except (DemoFailedError, PropiusError) as failure:
-        typer.echo(f"propius demo: {failure}", err=True)
-        raise typer.Exit(1) from failure
+        fail(f"demo: {failure}")
     except KeyboardInterrupt:
-        typer.echo("propius demo: interrupted; everything was stopped", err=True)
-        raise typer.Exit(130) from None
+        fail("demo: interrupted; everything was stopped", 130)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     low = [row["name"] for row in rows if row["final_accuracy"] < ACCURACY_MIN]
     if low:
-        typer.echo(f"propius demo: accuracy below {ACCURACY_MIN}: {', '.join(low)}", err=True)
-        raise typer.Exit(1)
+        fail(f"demo: accuracy below {ACCURACY_MIN}: {', '.join(low)}")
 
 
 class DemoRun:

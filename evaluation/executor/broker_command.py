@@ -12,6 +12,7 @@ from evaluation.executor.broker import BrokerSettings
 from evaluation.executor.jobs import STACK_CLIENTS
 from evaluation.executor.serve import serve
 from evaluation.executor.until_eof import stop_at_eof
+from propius.cli.failure import fail
 from propius.shell import exit_codes, logs
 from propius.shell.exit_codes import StartError
 from propius.shell.program import bind_endpoint
@@ -74,8 +75,7 @@ def executor(
             log=log,
         )
     except StartError as error:
-        typer.echo(f"propius: executor: {error}", err=True)
-        code = error.exit_code
+        fail(f"executor: {error}", error.exit_code)
     finally:
         lines.close()
     raise typer.Exit(code)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final, TypeAlias, TypeVar
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from evaluation.aggregators import Update
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import FRAME_BYTES_MAX, pack, unpack_stack
+from evaluation.executor.arrays import pack, unpack_stack
+from evaluation.executor.dial import dial
 from evaluation.executor.jobs import ExecutorError, JobModel, check_clients
 from evaluation.executor.versions import check_finite, keep_last
 from evaluation.training.specs import Hyper, Score
@@ -61,7 +62,8 @@ class RemoteExecutor:
     """See :class:`evaluation.executor.handle.Executor`.
 
     ``on_event`` hears what befalls the executor, in this object's thread: workers that come and go,
-    tasks that are given to others, results that are refused.
+    tasks that are given to others, results that are refused. Raises ExecutorError for an endpoint
+    that is none.
     """
 
     def __init__(
@@ -85,8 +87,12 @@ class RemoteExecutor:
         self._failure = ""  # why nothing can be asked any more
         self._attached = self._closing = False
         self._heard_s = self._due_s = 0.0
+        self._socket = ExitStack()
+        dealer = self._socket.enter_context(dial(endpoint, linger_ms=LINGER_MS))
         self._wake = Wake()
-        self._thread = threading.Thread(target=self._run, name="executor-handle", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(dealer,), name="executor-handle", daemon=True
+        )
         self._thread.start()
 
     # --- what a job calls ------------------------------------------------------------------------
@@ -179,20 +185,14 @@ class RemoteExecutor:
 
     # --- talking, in its own thread --------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, dealer: zmq.Socket[bytes]) -> None:
         try:
-            with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            with self._socket:
                 self._talk(dealer)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             self._break(f"{type(error).__name__}: {error}")
 
     def _talk(self, dealer: zmq.Socket[bytes]) -> None:
-        dealer.linger = LINGER_MS
-        dealer.immediate = True
-        dealer.maxmsgsize = FRAME_BYTES_MAX
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
-        dealer.ipv6 = "[" in self.endpoint
-        dealer.connect(self.endpoint)
         poller = zmq.Poller()
         poller.register(dealer, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from evaluation.aggregators import Update, Weights
 from evaluation.data.images import DataError
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import FRAME_BYTES_MAX, pack_stack, unpack
+from evaluation.executor.arrays import pack_stack, unpack
+from evaluation.executor.dial import dial
 from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
 from evaluation.executor.versions import Recent
 from evaluation.training.specs import Hyper, Score
@@ -100,11 +101,15 @@ class Worker:
         self._wake.set()
 
     def run(self) -> None:
-        """Work until stopped; raises :class:`WorkerError` if the broker refuses this worker."""
+        """Work until stopped.
+
+        Raises :class:`WorkerError` if the broker refuses this worker, ExecutorError for an endpoint
+        that is none.
+        """
         thread = threading.Thread(target=self._work, name="trainer", daemon=True)
         thread.start()
         try:
-            with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            with dial(self._endpoint, linger_ms=LINGER_MS) as dealer:
                 self._talk(dealer)
         finally:
             self._stop.set()
@@ -117,12 +122,6 @@ class Worker:
     # --- talking -----------------------------------------------------------------------------
 
     def _talk(self, dealer: zmq.Socket[bytes]) -> None:
-        dealer.linger = LINGER_MS
-        dealer.immediate = True  # nothing is kept for a broker that is not there
-        dealer.maxmsgsize = FRAME_BYTES_MAX
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
-        dealer.ipv6 = "[" in self._endpoint
-        dealer.connect(self._endpoint)
         poller = zmq.Poller()
         poller.register(dealer, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from evaluation.executor.until_eof import stop_at_eof
 from evaluation.executor.worker import Worker
+from propius.cli.failure import fail
 from propius.errors import PropiusError
 from propius.shell import exit_codes
 
@@ -38,7 +39,10 @@ def worker(
     try:
         from evaluation.training.device import Device
     except ModuleNotFoundError:
-        _refuse("a worker needs torch: run `make eval`, or install propius[training]")
+        fail(
+            "worker: a worker needs torch: run `make eval`, or install propius[training]",
+            exit_codes.CONFIGURATION,
+        )
     try:
         place = Device(device, index=index, threads=threads)
         running = Worker(
@@ -57,12 +61,7 @@ def worker(
         if running.is_training:  # nobody waits for it, and Python would
             os._exit(exit_codes.OK)
     except PropiusError as error:
-        _refuse(str(error))
-
-
-def _refuse(why: str) -> NoReturn:
-    typer.echo(f"propius: worker: {why}", err=True)
-    raise typer.Exit(exit_codes.CONFIGURATION)
+        fail(f"worker: {error}", exit_codes.CONFIGURATION)
 
 
 if __name__ == "__main__":

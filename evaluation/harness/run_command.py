@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
 from evaluation.children import terminated_is_interrupted
 from evaluation.harness.config import packaged_config
 from evaluation.harness.experiment import load_experiment
+from propius.cli.failure import fail
 from propius.engine import EngineError
 from propius.errors import PropiusError
 from propius.shell import exit_codes
@@ -52,17 +53,12 @@ def run(
         runner = Runner(load_experiment(config or packaged_config()), out, typer.echo)
         runner.prepare(virtual=virtual)
     except (PropiusError, EngineError) as error:
-        _refuse(str(error), exit_codes.CONFIGURATION)
+        fail(str(error), exit_codes.CONFIGURATION)
     try:
         with terminated_is_interrupted():
             runner.run(virtual=virtual)
     except (PropiusError, EngineError) as error:
-        _refuse(str(error), exit_codes.FAILED)
+        fail(str(error), exit_codes.FAILED)
     except KeyboardInterrupt:
-        _refuse("interrupted; everything was stopped", INTERRUPTED)
+        fail("interrupted; everything was stopped", INTERRUPTED)
     typer.echo(f"results: {out} (propius eval report {out})")
-
-
-def _refuse(why: str, code: int) -> NoReturn:
-    typer.echo(f"propius: {why}", err=True)
-    raise typer.Exit(code)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evaluation.simulator.grid import Grid
 from evaluation.simulator.grid import Progress as Told
 from evaluation.simulator.workloads import SCALES, WORKLOADS, JobList, Scale
+from propius.cli.failure import fail
 from propius.engine import POLICIES, EngineError, Trace
 from propius.errors import PropiusError
 
@@ -93,14 +94,9 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (PropiusError, EngineError, OSError) as error:
-        _refuse(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
-        _refuse("interrupted", code=130)
-
-
-def _refuse(why: str, code: int = 1) -> NoReturn:
-    typer.echo(f"propius: {why}", err=True)
-    raise typer.Exit(code)
+        fail("interrupted", code=130)
 
 
 def load_trace(path: Path, jobs: JobList | None = None) -> Trace:

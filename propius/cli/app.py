@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from propius.cli import client_managers, configs, jobs
 from propius.cli.cluster import Cluster, NotReadyError, stop_system
+from propius.cli.failure import fail
 from propius.cli.options import ConfigOption, JsonOption, StateOption, one_line, state_dir_of
 from propius.cli.status import DaemonStatus, daemon_names, statuses
 from propius.config import load_config
@@ -130,16 +131,11 @@ def wait_ready(
                 return
             if time.monotonic() > deadline_s:
                 missing = "; ".join(f"{s.daemon}: {s.why}" for s in found if s.state != "ready")
-                _fail(f"not ready after {timeout_s:g} s: {missing or 'no daemon runs here'}")
+                fail(f"not ready after {timeout_s:g} s: {missing or 'no daemon runs here'}")
             time.sleep(0.1)
 
 
 # --- pieces -------------------------------------------------------------------------------------
-
-
-def _fail(text: str, code: int = exit_codes.FAILED) -> NoReturn:
-    typer.echo(f"propius: {text}", err=True)
-    raise typer.Exit(code)
 
 
 def _stop_on_signals() -> threading.Event:
@@ -166,7 +162,7 @@ def _wait_ready(cluster: Cluster, stop: threading.Event) -> None:
                 raise
         else:
             return
-    _fail("interrupted before all was ready", 128 + signal.SIGINT)
+    fail("interrupted before all was ready", 128 + signal.SIGINT)
 
 
 def _say_ready(cluster: Cluster) -> None:
@@ -186,7 +182,7 @@ def _show_until(cluster: Cluster, stop: threading.Event) -> None:
             while cluster.runs and not stop.wait(LOOK_AGAIN_S):
                 live.update(_table(cluster.statuses()), refresh=True)
     if not stop.is_set():
-        _fail(f"supervisord ended by itself; see {cluster.logs}")
+        fail(f"supervisord ended by itself; see {cluster.logs}")
 
 
 def _table(found: list[DaemonStatus]) -> Table:
@@ -247,7 +243,7 @@ def _add(name: str, found: typer.Typer) -> None:
 def _add_missing_command(name: str, why: str) -> None:
     @app.command(name, help=f"(cannot be loaded: {why})")
     def missing() -> None:
-        _fail(f"{name}: {why}; pip install 'propius[daemons,evaluation]' brings all commands", 2)
+        fail(f"{name}: {why}; pip install 'propius[daemons,evaluation]' brings all commands", 2)
 
 
 def _name(entry: importlib.metadata.EntryPoint) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from propius.cli.failure import fail
 from propius.config import ConfigError, config_yaml, load_config
 from propius.shell import exit_codes
 
@@ -43,13 +44,11 @@ def _try_policy(policy: str) -> None:
     try:
         engine.Planner(policy=policy, dimensions=1)
     except engine.EngineError as error:
-        typer.echo(f"propius: scheduler.policy: {error}", err=True)
-        raise typer.Exit(exit_codes.CONFIGURATION) from None
+        fail(f"scheduler.policy: {error}", exit_codes.CONFIGURATION)
 
 
 def _load(file: Path | None) -> dict[str, object]:
     try:
         return load_config(file).model_dump(mode="json", by_alias=True)
     except ConfigError as error:
-        typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.CONFIGURATION) from None
+        fail(str(error), exit_codes.CONFIGURATION)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from propius.cli.failure import fail
 from propius.config import load_config
 from propius.errors import PropiusError
 from propius.shell import exit_codes
@@ -32,8 +33,7 @@ def one_line(code: int | None = None) -> Iterator[None]:
     try:
         yield
     except PropiusError as error:
-        typer.echo(f"propius: {error}", err=True)
-        raise typer.Exit(exit_codes.exit_code_of(error) if code is None else code) from None
+        fail(str(error), exit_codes.exit_code_of(error) if code is None else code)
 
 
 def state_dir_of(config: Path | None, state_dir: Path | None) -> Path:

@@ -281,9 +281,11 @@ def open_socket(
         )
     except zmq.ZMQError as error:
         socket.close(linger=0)
+        dials = link.side == "dial"
+        advice = "name tcp://HOST:PORT" if dials else "stop what uses it or choose another address"
         text = (
-            f"cannot bind {binding.endpoint} ({binding.key or link.name}): {error.strerror};"
-            " stop what uses it or choose another address"
+            f"cannot {'connect to' if dials else 'bind'} {binding.endpoint}"
+            f" ({binding.key or link.name}): {error.strerror}; {advice}"
         )
         raise StartError(text, CANNOT_BIND) from None
     return socket, bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")

@@ -359,7 +359,7 @@ def test_a_log_without_a_start_is_refused_in_one_line(one: Path, tmp_path: Path)
         replay(tmp_path)
     done = CliRunner().invoke(app, [str(tmp_path)])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("propius replay: ")
+    assert done.stderr.startswith("propius: replay: ")
 
 
 def test_a_log_that_begins_in_the_middle_is_replayed_from_the_next_start(

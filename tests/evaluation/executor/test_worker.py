@@ -15,6 +15,7 @@ from evaluation.aggregators import Update
 from evaluation.data.images import DataError
 from evaluation.executor.handle import InProcessExecutor
 from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
+from evaluation.executor.remote import RemoteExecutor
 from evaluation.executor.worker import Worker, WorkerError
 from evaluation.training.initial import initial_weights
 from evaluation.training.specs import Hyper
@@ -128,6 +129,17 @@ def test_what_no_worker_can_do_is_one_line(
 
     with pytest.raises(ExecutorError, match=r"poor: a file is missing \(none of 1 workers can"):
         asked(site.handle(), job, weights, [1]).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("endpoint", ["foo", "foo://there", "tcp://127.0.0.1"])
+def test_an_endpoint_that_is_none_is_one_line(endpoint: str, fake: Any) -> None:
+    """Worker and handle refuse at once what is no address, and say what one looks like."""
+    for begin in (
+        Worker(endpoint, fake, torch="2.0").run,
+        lambda: RemoteExecutor(endpoint),
+    ):
+        with pytest.raises(ExecutorError, match=f"cannot connect to {endpoint} .*tcp://HOST:PORT"):
+            begin()
 
 
 def test_a_worker_with_another_torch_is_told_so(site: Any, fake: Any) -> None:

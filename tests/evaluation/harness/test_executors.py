@@ -25,5 +25,5 @@ def test_a_run_that_trains_itself_takes_a_gpu(
     config: Any = SimpleNamespace(executor="", workers=0)
     writer: Any = None
 
-    with open_executor(config, tmp_path) as run, run.handle(writer):
+    with open_executor(config, tmp_path) as run, run.handle(writer, print):
         assert devices == ["auto"]
