@@ -24,6 +24,7 @@ from time import monotonic_ns
 from typing import Any, Final
 
 import msgspec
+import zmq.asyncio
 
 from evaluation.children import complain, tell
 from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
@@ -93,6 +94,7 @@ class Dispatcher:
         self._uses = {client.index: _Use() for client in self.clients}
         self._changed: set[int] = set()
         self._connections: list[AsyncConnection] = []
+        self._context = zmq.asyncio.Context()
         self._links: dict[str, TaskLink] = {}
         self._stack = AsyncExitStack()
 
@@ -103,6 +105,7 @@ class Dispatcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with self._stack:
+            self._stack.callback(self._context.destroy, linger=0)
             for _ in range(1 + len(self.clients) // CLIENTS_PER_CONNECTION):
                 connection = AsyncConnection(self.settings.load_balancer)
                 self._connections.append(await self._stack.enter_async_context(connection))
@@ -218,7 +221,7 @@ class Dispatcher:
     async def _link(self, endpoint: str) -> TaskLink:
         """The shared connection to a job server."""
         if endpoint not in self._links:
-            self._links[endpoint] = link = TaskLink(endpoint)
+            self._links[endpoint] = link = TaskLink(endpoint, self._context)
             await self._stack.enter_async_context(link)
         return self._links[endpoint]
 

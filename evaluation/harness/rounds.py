@@ -20,9 +20,10 @@ from evaluation.harness.config import RunConfig
 from evaluation.harness.experiment import PlannedJob
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.yaml_file import SettingsError
+from evaluation.results.rows import ClientRow
 from propius.engine import Trace, simulate
 
-__all__ = ["Attempt", "ClientUse", "VirtualRounds", "simulate_rounds"]
+__all__ = ["Attempt", "VirtualRounds", "simulate_rounds"]
 
 CLASSES_MAX: Final = 10
 MS_OF_UNIT: Final = 78.0
@@ -54,22 +55,11 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class ClientUse:
-    """What one client did in the whole run."""
-
-    client: int
-    utilised_s: float
-    tasks: int
-    completed: int
-    dropped: int
-
-
-@dataclass(frozen=True)
 class VirtualRounds:
     """A run of the simulator. ``attempts`` in order of their ends, failed ones too."""
 
     attempts: list[Attempt]
-    uses: list[ClientUse]
+    clients: list[ClientRow]
     finished_s: list[float | None]
     end_s: float
 
@@ -104,7 +94,7 @@ def simulate_rounds(
     rounds, tasks = result["record"]
     return VirtualRounds(
         attempts=_attempts(rounds, tasks, clients_of_rows, jobs),
-        uses=_uses(tasks, clients_of_rows, len(clients)),
+        clients=_client_rows(tasks, clients_of_rows, clients, result["end_s"]),
         finished_s=[job["finish_s"] for job in result["per_job"]],
         end_s=result["end_s"],
     )
@@ -218,17 +208,27 @@ def _failure(filled_s: float | None) -> str:
     return "timed_out_scheduling" if filled_s is None else "timed_out_response"
 
 
-def _uses(tasks: Sequence[Any], rows: Sequence[int], clients: int) -> list[ClientUse]:
-    spent = [0.0] * clients
-    counted, dropped = [0] * clients, [0] * clients
-    for session, _job, _attempt, start_s, end_s, _steps, how in tasks:
+def _client_rows(
+    tasks: Sequence[Any],
+    rows: Sequence[int],
+    clients: Sequence[SimulatedClient],
+    end_s: float,
+) -> list[ClientRow]:
+    """What each client did until the run ended."""
+    spent = [0.0] * len(clients)
+    completed, dropped = [0] * len(clients), [0] * len(clients)
+    for session, _job, _attempt, start_s, task_end_s, _steps, how in tasks:
         client = rows[session % len(rows)]
-        spent[client] += end_s - start_s
-        if how == "gone":
-            dropped[client] += 1
-        else:
-            counted[client] += 1
+        spent[client] += task_end_s - start_s
+        (dropped if how == "gone" else completed)[client] += 1
     return [
-        ClientUse(client, spent[client], counted[client] + dropped[client], *numbers)
-        for client, numbers in enumerate(zip(counted, dropped, strict=True))
+        ClientRow(
+            client=place,
+            active_s=client.active_s(end_s),
+            utilised_s=spent[place],
+            tasks=completed[place] + dropped[place],
+            completed=completed[place],
+            dropped=dropped[place],
+        )
+        for place, client in enumerate(clients)
     ]

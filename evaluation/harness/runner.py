@@ -19,9 +19,9 @@ from evaluation.harness.experiment import Experiment
 from evaluation.harness.live import run_live
 from evaluation.harness.prepared import Prepared, prepare
 from evaluation.harness.rounds import simulate_rounds
-from evaluation.harness.virtual import client_rows, write_rounds
+from evaluation.harness.virtual import write_rounds
 from evaluation.jobs.yaml_file import SettingsError
-from evaluation.results.writer import PolicyWriter, RunWriter
+from evaluation.results.writer import PolicyWriter, RunWriter, check_free
 
 __all__ = ["Runner"]
 
@@ -41,6 +41,7 @@ class Runner:
         config = self.config
         if not virtual and config.trains and not (config.workers or config.executor):
             raise SettingsError("workers: a live run needs at least one, or an executor")
+        check_free(self.out)
         loaded: dict[str, ImageData] = {}
         self.prepared = [prepare(self.experiment, seed, loaded) for seed in config.seeds]
 
@@ -100,7 +101,7 @@ class Runner:
             writer,
             told=_progress(say, len(rounds.attempts)),
         )
-        writer.clients(client_rows(rounds, prepared.clients))
+        writer.clients(rounds.clients)
 
     def _live(
         self,

@@ -15,20 +15,18 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from types import TracebackType
 from typing import Final, Self
 
-from evaluation.clients.behaviour import SimulatedClient
 from evaluation.executor.handle import Executor
 from evaluation.harness.experiment import PlannedJob
 from evaluation.harness.rounds import Attempt, VirtualRounds
 from evaluation.jobs.learning import LearningJob
-from evaluation.results.rows import ClientRow, JobRow, RoundRow, ScoreRow
+from evaluation.results.rows import JobRow, RoundRow, ScoreRow
 from evaluation.results.writer import PolicyWriter
 from evaluation.training.specs import Score
 
-__all__ = ["client_rows", "job_row", "write_rounds"]
+__all__ = ["job_row", "write_rounds"]
 
 AHEAD_MAX: Final = 64
 """Attempts of one job that may be trained and not yet written."""
@@ -188,32 +186,14 @@ def job_row(job: PlannedJob, rounds: VirtualRounds) -> JobRow:
     done = [attempt for attempt in own if attempt.state == "completed"]
     delays = [it.filled_s - it.opened_s for it in done if it.filled_s is not None]
     responses = [it.ended_s - it.filled_s for it in done if it.filled_s is not None]
-    finished_s = rounds.finished_s[job.job]
-    return JobRow(
-        job=job.job,
-        profile=str(job.profile_no),
+    return JobRow.of(
+        job.job,
+        job.profile_no,
         arrived_s=job.at_s,
-        finished_s=finished_s,
-        jct_s=None if finished_s is None else finished_s - job.at_s,
+        finished_s=rounds.finished_s[job.job],
         rounds=len(done),
-        mean_scheduling_delay_s=fmean(delays) if delays else None,
-        mean_response_time_s=fmean(responses) if responses else None,
+        delays_s=delays,
+        responses_s=responses,
         scheduling_timeouts=sum(it.state == "timed_out_scheduling" for it in own),
         response_timeouts=sum(it.state == "timed_out_response" for it in own),
-        state="finished" if finished_s is not None else "unfinished",
     )
-
-
-def client_rows(rounds: VirtualRounds, clients: Sequence[SimulatedClient]) -> list[ClientRow]:
-    """What each client did until the run ended."""
-    return [
-        ClientRow(
-            client=use.client,
-            active_s=client.active_s(rounds.end_s),
-            utilised_s=use.utilised_s,
-            tasks=use.tasks,
-            completed=use.completed,
-            dropped=use.dropped,
-        )
-        for use, client in zip(rounds.uses, clients, strict=True)
-    ]

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -377,19 +376,17 @@ class JobServer:
             )
 
     def _job_row(self) -> JobRow:
-        figures, at_s, finished_s = self.figures, self.settings.at_s, self.now_s()
-        return JobRow(
-            job=self.settings.job,
-            profile=str(self.settings.profile_no),
-            arrived_s=at_s,
-            finished_s=finished_s,
-            jct_s=finished_s - at_s,
+        figures = self.figures
+        return JobRow.of(
+            self.settings.job,
+            self.settings.profile_no,
+            arrived_s=self.settings.at_s,
+            finished_s=self.now_s(),
             rounds=self.rounds_done,
-            mean_scheduling_delay_s=fmean(figures.delays_s) if figures.delays_s else None,
-            mean_response_time_s=fmean(figures.responses_s) if figures.responses_s else None,
+            delays_s=figures.delays_s,
+            responses_s=figures.responses_s,
             scheduling_timeouts=figures.scheduling_timeouts,
             response_timeouts=figures.response_timeouts,
-            state="finished",
         )
 
     def now_s(self) -> float:

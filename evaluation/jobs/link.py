@@ -114,13 +114,16 @@ class JobLink:
 
 
 class TaskLink:
-    """The dispatcher's end, for all its clients; an async context manager."""
+    """The dispatcher's end, for all its clients; an async context manager.
 
-    def __init__(self, endpoint: str) -> None:
+    ``context`` is the caller's, who ends it after the links; without one it is the link's own.
+    """
+
+    def __init__(self, endpoint: str, context: zmq.asyncio.Context | None = None) -> None:
         self.endpoint = endpoint
         self._requests = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._context = zmq.asyncio.Context()
+        self._context, self._owns_context = context or zmq.asyncio.Context(), context is None
         self._dealer = self._context.socket(zmq.DEALER)
         _bound(self._dealer)
         self._dealer.connect(endpoint)
@@ -173,7 +176,9 @@ class TaskLink:
         self._reader.cancel()
         with suppress(asyncio.CancelledError):
             await self._reader
-        self._context.destroy(linger=0)
+        self._dealer.close(linger=0)
+        if self._owns_context:
+            self._context.term()
 
 
 def _bound(socket: zmq.asyncio.Socket) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from evaluation.training.specs import Score
@@ -102,6 +103,35 @@ class JobRow:
     scheduling_timeouts: int
     response_timeouts: int
     state: str
+
+    @classmethod
+    def of(
+        cls,
+        job: int,
+        profile_no: int,
+        *,
+        arrived_s: float,
+        finished_s: float | None,
+        rounds: int,
+        delays_s: Sequence[float],
+        responses_s: Sequence[float],
+        scheduling_timeouts: int,
+        response_timeouts: int,
+    ) -> Self:
+        """The row of a job from the times of its completed rounds; without an end, unfinished."""
+        return cls(
+            job=job,
+            profile=str(profile_no),
+            arrived_s=arrived_s,
+            finished_s=finished_s,
+            jct_s=None if finished_s is None else finished_s - arrived_s,
+            rounds=rounds,
+            mean_scheduling_delay_s=fmean(delays_s) if delays_s else None,
+            mean_response_time_s=fmean(responses_s) if responses_s else None,
+            scheduling_timeouts=scheduling_timeouts,
+            response_timeouts=response_timeouts,
+            state="unfinished" if finished_s is None else "finished",
+        )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from evaluation.results.rows import (
     line,
 )
 
-__all__ = ["CLOCKS", "TABLES", "PolicyWriter", "RunWriter"]
+__all__ = ["CLOCKS", "TABLES", "PolicyWriter", "RunWriter", "check_free"]
 
 CLOCKS: Final = ("live", "virtual")
 TABLES: Final[dict[str, type[Row]]] = {
@@ -80,6 +80,12 @@ class PolicyWriter:
             file.write(text.encode())
 
 
+def check_free(folder: Path) -> None:
+    """Raise ResultsError if the folder already holds a run."""
+    if (folder / "run.json").exists():
+        raise ResultsError(f"{folder} already holds a run; name another folder")
+
+
 class RunWriter:
     """A run folder that is being written: ``run.json`` first, then a folder for each policy.
 
@@ -103,8 +109,7 @@ class RunWriter:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResultsError(f"{folder}: {error.strerror}") from error
-        if (folder / "run.json").exists():
-            raise ResultsError(f"{folder} already holds a run; name another folder")
+        check_free(folder)
         self._document = {
             "config": dict(config),
             "policies": list(policies),

@@ -169,8 +169,8 @@ def test_what_clients_did_adds_up() -> None:
     """Tasks of clients are those of the attempts, and nobody works longer than it is there."""
     people = clients()
     rounds = run([profile(), profile()], people)
-    assert sum(use.tasks for use in rounds.uses) >= sum(it.completed for it in rounds.attempts)
-    for use, client in zip(rounds.uses, people, strict=True):
+    assert sum(use.tasks for use in rounds.clients) >= sum(it.completed for it in rounds.attempts)
+    for use, client in zip(rounds.clients, people, strict=True):
         assert use.tasks == use.completed + use.dropped
         assert use.utilised_s <= client.active_s(rounds.end_s) + 1e-6
 

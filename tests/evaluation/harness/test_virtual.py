@@ -267,11 +267,11 @@ def test_the_originals_baselines_go_through_a_whole_run(
 
 
 def test_a_finished_folder_is_not_written_over(tmp_path: Path) -> None:
-    """A second run into the same folder is refused, in one line."""
+    """A second run into the same folder is refused, in one line, before anything is read."""
     path = write(tmp_path, CONFIG + "do_compute: false\n")
     assert command(path, tmp_path / "out").exit_code == 0
     again = command(path, tmp_path / "out")
-    assert again.exit_code != 0
+    assert again.exit_code == 2
     assert "already holds a run" in again.output
 
 
