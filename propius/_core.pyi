@@ -219,6 +219,7 @@ def simulate(
     dispatch_s: float = 2.0,
     as_daemons: bool = False,
     record: bool = False,
+    owners: Buffer | None = None,
 ) -> dict[str, Any]:
     """Run one policy with one seed.
 
@@ -231,6 +232,9 @@ def simulate(
     succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, steps, "counted" |
     "late" | "gone"); ``steps`` is 0 for a job without; a session is numbered by its row in the
     trace plus the rows of the replays before.
+
+    ``owners`` (an array of type "I") says whose each session of the trace is: then nobody has two
+    slots of a round, nor one of a round that it reported to.
 
     A job may have ``steps``: a device whose session ends first does as many of so many equal parts
     of the ``workload`` as fit, at least one, where it would else leave before its task is done.

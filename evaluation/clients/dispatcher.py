@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -31,7 +33,8 @@ from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
 from evaluation.jobs.link import Here, TaskLink
 from evaluation.jobs.told import ClientsTold, Ready
 from evaluation.results.rows import ClientRow
-from propius import Assignment, AsyncClient, AsyncConnection
+from propius import Assignment, AsyncClient, AsyncConnection, Task
+from propius.client_session import suits
 from propius.errors import (
     PropiusError,
     RefusedError,
@@ -78,6 +81,8 @@ class _Use:
     tasks: int = 0
     completed: int = 0
     dropped: int = 0
+    served: dict[int, int] = field(default_factory=dict)
+    """By job at Propius: the last round that it reported to; it declines that one from then on."""
 
     def row(self, client: int) -> ClientRow:
         """Without the time that it was there, which the parent knows."""
@@ -148,12 +153,20 @@ class Dispatcher:
             connection=connection,
             spec=client.spec,
             private_spec=client.private_spec,
+            select=partial(self._select, client),
             option=client.option,
             device_id=client.device_id,
         ) as device:
             for start_s, end_s in client.all_sessions():
                 await self._sleep_until(start_s)
                 await self._stay(client, device, end_s)
+
+    def _select(self, client: SimulatedClient, tasks: Sequence[Task]) -> list[Task]:
+        """Those that suit its private spec, and that it has not done already."""
+        served, private = self._uses[client.index].served, client.private_spec
+        return [
+            task for task in tasks if suits(private, task) and served.get(task.job) != task.round
+        ]
 
     async def _stay(self, client: SimulatedClient, device: AsyncClient, end_s: float) -> None:
         """Ask for work and do it while the session lasts, and tasks are allowed."""
@@ -183,6 +196,8 @@ class Dispatcher:
         if done_s is not None:
             outcome = "completed"
         use = self._uses[client.index]
+        if done_s is not None:
+            use.served[assignment.job] = assignment.round
         until_s = min(end_s, self.now_s() if done_s is None else done_s)
         use.utilised_s += max(0.0, until_s - began_s)  # who waits for its training does not work
         use.tasks += 1

@@ -90,6 +90,7 @@ def simulate_rounds(
         dispatch_s=0.0,
         as_daemons=True,
         record=True,
+        owners=array("I", clients_of_rows),
     )
     rounds, tasks = result["record"]
     return VirtualRounds(

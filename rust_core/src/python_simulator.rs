@@ -130,11 +130,12 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
-    tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false),
+    tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false,
+    owners=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
         tasks_max=1, progress=None, dispatch_s=2.0, \
-        as_daemons=False, record=False)")]
+        as_daemons=False, record=False, owners=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -155,6 +156,7 @@ pub(crate) fn simulate(
     dispatch_s: f64,
     as_daemons: bool,
     record: bool,
+    owners: Option<PyBuffer<u32>>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
         .iter()
@@ -169,6 +171,10 @@ pub(crate) fn simulate(
         "venn-reference" => {
             if record {
                 let text = "record is of semantics 'propius'; venn-reference has none";
+                return Err(EngineError::new_err(text));
+            }
+            if owners.is_some() {
+                let text = "owners is of semantics 'propius'; venn-reference has none";
                 return Err(EngineError::new_err(text));
             }
             let config = reference_config(&policy, &options, seed, repeat, &rules)?;
@@ -191,6 +197,7 @@ pub(crate) fn simulate(
                 dispatch_s,
                 as_daemons,
                 record,
+                owners: owners.map(|owners| owners.to_vec(py)).transpose()?,
                 ..SimulatorConfig::new(&policy)
             };
             let rule = find_rule(py, &policy)?;

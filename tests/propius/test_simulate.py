@@ -291,6 +291,22 @@ def test_a_task_that_can_be_cut_ends_with_its_session_at_the_latest() -> None:
     assert cut["failed"] < whole["failed"]
 
 
+def test_owners_of_sessions_serve_a_round_once() -> None:
+    """Two devices cannot fill a round of three, however often they come.
+
+    Sessions of strangers do. With owners that are all different nothing changes.
+    """
+    trace = busy_trace()
+    jobs = [JOB | {"participants": 3, "min_response": 1.0, "deadline_s": 9_000}]
+    strangers = simulate(trace, jobs, policy="irs", record=True, repeat=1)
+    assert strangers["rounds"] == 3
+    for owners, rounds in ((range(4_000), 3), ([n // 5 % 2 for n in range(4_000)], 0)):
+        result = simulate(trace, jobs, policy="irs", record=True, repeat=1,
+                          owners=array("I", owners))  # fmt: skip
+        assert result["rounds"] == rounds
+        assert (result == strangers) == (rounds == 3)
+
+
 def test_both_phases_of_a_round_have_their_own_time_out() -> None:
     """Not filled in time, too few reports after the fill: each ends an attempt, to the second."""
     job = {key: value for key, value in JOB.items() if key != "deadline_s"}
@@ -327,5 +343,10 @@ def test_what_the_reference_does_not_know_is_refused() -> None:
         simulate(busy_trace(50), [job], policy="fifo", semantics="venn-reference", repeat=1)
     with pytest.raises(JobsError, match="job 1: the reference knows whole tasks, not steps"):
         simulate(busy_trace(50), [JOB | {"steps": 3}], policy="fifo", semantics="venn-reference")
+    with pytest.raises(EngineError, match="owners is of semantics 'propius'"):
+        simulate(busy_trace(50), [JOB], policy="fifo", semantics="venn-reference",
+                 owners=array("I", range(50)))  # fmt: skip
+    with pytest.raises(EngineError, match="owners"):
+        simulate(busy_trace(50), [JOB], policy="fifo", owners=array("I", [1]))
     with pytest.raises(EngineError, match="record is of semantics 'propius'"):
         simulate(busy_trace(50), [JOB], policy="fifo", semantics="venn-reference", record=True)

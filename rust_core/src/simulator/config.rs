@@ -27,6 +27,8 @@ pub struct SimulatorConfig {
     pub dispatch_s: f64,
     /// How many tasks a device does in a session before it leaves. None: as many as it can.
     pub tasks_max: Option<u32>,
+    /// Whose each session is, so that nobody serves a round twice. None: sessions are strangers.
+    pub owners: Option<Vec<u32>>,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
     /// Numbers jobs from 1 and gives the policy the seed as it is, as the daemons do, so that a
@@ -52,6 +54,7 @@ impl SimulatorConfig {
             plan_gap_s: 0.02,
             dispatch_s: 2.0,
             tasks_max: Some(1),
+            owners: None,
             supply_bucket_s: 60.0,
             as_daemons: false,
             record: false,
@@ -59,11 +62,13 @@ impl SimulatorConfig {
         }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, sessions: usize) -> Result<()> {
+        let are_complete = self.owners.as_ref().is_none_or(|owners| owners.len() == sessions);
         let is_time = |value: f64| value.is_finite() && value > 0.0;
         let rules = [
             ("repeat", self.repeat > 0, "at least 1"),
             ("managers", (1..=1_000).contains(&self.managers), "1 to 1000"),
+            ("owners", are_complete, "one for each session"),
             ("tasks_max", self.tasks_max != Some(0), "at least 1"),
             ("replan_s", is_time(self.replan_s), "a time above 0"),
             ("period_s", self.period_s.is_none_or(is_time), "a time above 0"),

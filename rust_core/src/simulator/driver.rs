@@ -10,6 +10,8 @@
 //!   again if its session lasts, unless it has done [`SimulatorConfig::tasks_max`] tasks: one, unless
 //!   the caller wants another number, as in the paper. Where devices may do as many as they can,
 //!   there are always more of them than the paper's jobs can use, and policies hardly differ.
+//!   Where the caller says whose each session is ([`SimulatorConfig::owners`]), nobody has two
+//!   slots of a round, nor one of a round that it reported to.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
 //!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
@@ -64,7 +66,7 @@ pub fn run_with_rule(
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> std::result::Result<RunResult, SimulationError> {
     super::check_jobs(jobs, trace)?;
-    config.check()?;
+    config.check(trace.len())?;
     let mut driver = Driver::new(trace, jobs, config, rule)?;
     let (end_ns, repeats) = driver.play(progress)?;
     let record = driver.take_record();
@@ -329,17 +331,26 @@ impl<'a> Driver<'a> {
             last_ns: self.visits.check_in(visit, now_ns),
             hold_until_ns: here.end_ns,
         };
-        let first_job = self.first_job;
+        let (first_job, owner) = (self.first_job, self.owner(here.number));
         let Self { matchers, jobs, tally, seq, .. } = self;
+        let mut served = Vec::new();
         let grant = |key: RoundKey| {
             let job = job_of(key, first_job) as usize;
+            if jobs[job].has(key.round, owner) {
+                served.push(key);
+                return None;
+            }
             let is_granted = jobs[job].grant(now_ns, key.round, tally);
             is_granted.then(|| {
                 *seq += 1;
                 *seq
             })
         };
-        match matchers[manager].serve(now_ns, &visitor, grant)? {
+        let what = matchers[manager].serve(now_ns, &visitor, grant)?;
+        if !served.is_empty() {
+            matchers[manager].decline(visitor.device, &served);
+        }
+        match what {
             Served::Assigned(key) => {
                 self.tally.offers += 1;
                 self.start_task(now_ns, job_of(key, first_job), visit);
@@ -364,6 +375,14 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
+    /// Whose session this is, if the caller said so.
+    fn owner(&self, number: u64) -> Option<u32> {
+        let owners = self.config.owners.as_ref()?;
+        #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
+        let row = (number % owners.len() as u64) as usize;
+        Some(owners[row])
+    }
+
     fn manager_of(&self, number: u64) -> usize {
         if self.matchers.len() == 1 {
             return 0;
@@ -377,13 +396,17 @@ impl<'a> Driver<'a> {
     fn accept(&mut self, now_ns: u64, manager: usize, visit: u32, tasks: &[RoundKey]) {
         self.tally.offers += 1;
         let device = self.visits.device(visit);
+        let owner = self.owner(self.visits.get(visit).number);
         let matcher = &mut self.matchers[manager];
         for key in tasks {
             if !matcher.accept(now_ns, device, *key) {
                 break;
             }
             let job = job_of(*key, self.first_job);
-            if self.jobs[job as usize].grant(now_ns, key.round, &mut self.tally) {
+            let book = &mut self.jobs[job as usize];
+            if book.has(key.round, owner) {
+                matcher.decline(device, &[*key]); // A claim: it goes on to the next.
+            } else if book.grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
                 matcher.assigned(device, self.seq);
                 self.start_task(now_ns, job, visit);
@@ -405,8 +428,10 @@ impl<'a> Driver<'a> {
     fn start_task(&mut self, now_ns: u64, job: u32, visit: u32) {
         let here = &mut self.visits.places[visit as usize];
         here.tasks += 1;
-        let (session, end_ns) = (here.session(), here.end_ns);
+        let (session, end_ns, number) = (here.session(), here.end_ns, here.number);
+        let owner = self.owner(number);
         let book = &mut self.jobs[job as usize];
+        book.note_owner(owner);
         let spec = book.spec();
         self.tally.dispatched += 1;
         self.tally.ineligible += u64::from(session.classes >> spec.requirement & 1 == 0);
@@ -458,8 +483,9 @@ impl<'a> Driver<'a> {
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
                 self.log_end(now_ns, visit, (job, stamp), TaskEnd::Gone);
+                let owner = self.owner(self.visits.get(visit).number);
                 self.visits.remove(visit);
-                let outcome = self.jobs[job as usize].lose(stamp);
+                let outcome = self.jobs[job as usize].lose(stamp, owner);
                 self.note(job, outcome);
             }
             Event::TryAgain { visit } => self.come_back(now_ns, visit)?,

@@ -101,9 +101,9 @@ impl SimulatedJob {
             return (most, whole_s);
         }
         let transfers_s = session.task_s(0.0, self.communication);
-        let step_s = session.task_s(self.workload / f64::from(most), 0.0);
-        let takes_s = |steps: u32| transfers_s + f64::from(steps) * step_s;
-        let mut steps = (((left_s - transfers_s) / step_s) as u32).clamp(1, most);
+        let each_s = session.task_s(self.workload / f64::from(most), 0.0);
+        let takes_s = |steps: u32| transfers_s + f64::from(steps) * each_s;
+        let mut steps = (((left_s - transfers_s) / each_s) as u32).clamp(1, most);
         if steps > 1 && takes_s(steps) > left_s {
             steps -= 1; // The quotient was rounded up to a whole number.
         }

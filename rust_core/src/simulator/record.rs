@@ -92,8 +92,8 @@ impl TaskLog {
         (job, attempt): (u32, u32),
         end: TaskEnd,
     ) {
-        let (start_ns, steps) = self.started[place as usize];
-        let (start_s, end_s) = (to_s(start_ns), to_s(now_ns));
+        let (granted_ns, steps) = self.started[place as usize];
+        let (start_s, end_s) = (to_s(granted_ns), to_s(now_ns));
         self.ended.push(TaskRecord { session, job, attempt, start_s, end_s, steps, end });
     }
 

@@ -8,6 +8,8 @@
 //! An asynchronous job has one round in this sense, which never ends: every result and every loss
 //! gives its slot back. What it counts as rounds are its buffers of results.
 
+use std::collections::HashSet;
+
 use super::{JobKind, JobResult, RoundRecord, SimulatedJob, Tally};
 use crate::policy::JobHistory;
 use crate::{Job, RoundKey};
@@ -29,6 +31,8 @@ pub(super) struct JobBook {
     /// Of the current round: slots given, and devices lost.
     granted: u32,
     lost: u32,
+    /// Who has, or had, a slot of the current round and was not lost, where that is known.
+    owners: HashSet<u32>,
     record: Option<Vec<RoundRecord>>,
     history: JobHistory,
     pub(super) result: JobResult,
@@ -59,6 +63,7 @@ impl JobBook {
             is_tiered: false,
             granted: 0,
             lost: 0,
+            owners: HashSet::new(),
             record: records.then(Vec::new),
             history: JobHistory::default(),
             result: JobResult { start_s: spec.start_s, ..JobResult::default() },
@@ -127,6 +132,19 @@ impl JobBook {
         (self.opened_ns, self.filled_ns) = (now_ns, None);
         (self.allocated, self.reports, self.is_tiered) = (0, 0, false);
         (self.granted, self.lost) = (0, 0);
+        self.owners.clear();
+    }
+
+    /// Whether this owner of sessions does, or did, the round's task already.
+    pub(super) fn has(&self, round: u32, owner: Option<u32>) -> bool {
+        round == self.round && owner.is_some_and(|owner| self.owners.contains(&owner))
+    }
+
+    /// It is so from now on.
+    pub(super) fn note_owner(&mut self, owner: Option<u32>) {
+        if self.spec.kind != JobKind::Async {
+            self.owners.extend(owner);
+        }
     }
 
     /// Grants a slot of a round, if it is the current one and lacks a device. `FreesSlot` is never
@@ -151,13 +169,14 @@ impl JobBook {
     }
 
     /// A device left before its task was done.
-    pub(super) fn lose(&mut self, stamp: u32) -> Outcome {
+    pub(super) fn lose(&mut self, stamp: u32, owner: Option<u32>) -> Outcome {
         let is_async = self.spec.kind == JobKind::Async;
         if !self.is_active() || (!is_async && stamp != self.round) {
             return Outcome::GoesOn;
         }
         self.allocated -= 1;
         self.lost += 1;
+        owner.map(|owner| self.owners.remove(&owner));
         Outcome::FreesSlot
     }
 

@@ -11,8 +11,9 @@ import pytest
 from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
 from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings, behaviour_settings
 from evaluation.jobs.link import Answer
+from propius import Task
 
-TASK = SimpleNamespace(endpoint="tcp://job", round=0, token=b"", remaining_s=9.0)
+TASK = SimpleNamespace(endpoint="tcp://job", job=4, round=0, token=b"", remaining_s=9.0)
 PERIOD_S = 1_000.0
 
 
@@ -108,3 +109,17 @@ def test_a_client_that_is_soon_gone_does_fewer_steps_if_its_job_allows_that(
     assert scene.reported == (tasks or ["dropped"])
     assert [verb for verb, _ in scene.link.asked] == ["start", "hand_in"][: 1 + len(tasks)]
     assert row.utilised_s == pytest.approx((0.5 if steps else 0.55) * client.speed_ms)
+
+
+def test_a_client_declines_a_round_that_it_has_served() -> None:
+    """It takes others of the same job, and what it dropped; a private constraint counts as ever."""
+    scene = Scene(1, samples=1.0)
+    (client,) = scene.clients
+    offered = [Task(4, 0, {}), Task(4, 1, {}), Task(5, 0, {"dataset_size": 1.0}),
+               Task(6, 0, {"dataset_size": 1e9})]  # fmt: skip
+    assert scene._select(client, offered) == offered[:3]
+    scene.stay(client, 1e-9)  # it drops out
+    assert scene._select(client, offered) == offered[:3]
+    scene.stay(client, scene.time_s + 9.0 * client.speed_ms)
+    assert scene.reported == ["dropped", "completed"]
+    assert scene._select(client, offered) == offered[1:3]

@@ -47,8 +47,24 @@ def test_participants_are_eligible_clients_and_as_many_as_the_round_asks_for() -
     for attempt in done:
         assert all(people[client].suits([profile(), picky][attempt.job])
                    for client in attempt.clients)  # fmt: skip
-        assert len(set(attempt.clients)) == len(attempt.clients) >= 5
+        assert len(set(attempt.clients)) == len(attempt.clients) == attempt.completed == 6
         assert attempt.demand == 9
+
+
+@pytest.mark.parametrize("tasks_per_session", [0, 1])
+def test_a_round_needs_as_many_clients_as_results(tasks_per_session: int) -> None:
+    """Nobody serves a round twice, in one session or in two: it has results of ``demand`` clients.
+
+    Few slow rounds and few clients: those who are done long before the round is filled come back.
+    """
+    config = RunConfig(availability_period_s=5_000.0, tasks_per_session=tasks_per_session)
+    people = Behaviour(14, SEED, 5_000.0, availability=Availability(300.0, 900.0)).draw()
+    hard = profile(public_constraint={}, sched_timeout=4_000, total_round=12)
+    rounds = run([hard], people, config=config)
+    done = [it for it in rounds.attempts if it.state == "completed"]
+    assert len(done) == 12
+    assert {it.completed for it in done} == {6}
+    assert max(it.filled_s - it.opened_s for it in done if it.filled_s is not None) > 900.0
 
 
 def test_the_same_seed_gives_the_same_rounds_whatever_was_run_before() -> None:
