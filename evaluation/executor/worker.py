@@ -100,7 +100,9 @@ class Worker:
         self._wake.set()
 
     def run(self) -> None:
-        """Work until stopped; raises :class:`WorkerError` if the broker refuses this worker."""
+        """Work until stopped; raises :class:`WorkerError` for an endpoint that is none, and if the
+        broker refuses this worker.
+        """
         thread = threading.Thread(target=self._work, name="trainer", daemon=True)
         thread.start()
         try:
@@ -122,7 +124,11 @@ class Worker:
         dealer.maxmsgsize = FRAME_BYTES_MAX
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 100, 1_000
         dealer.ipv6 = "[" in self._endpoint
-        dealer.connect(self._endpoint)
+        try:
+            dealer.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            text = f"endpoint {self._endpoint}: not of the form tcp://HOST:PORT"
+            raise WorkerError(text) from error
         poller = zmq.Poller()
         poller.register(dealer, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)
