@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from evaluation.data.folders import femnist, home, openimage, speech
 from evaluation.data.images import DataError, ImageData
+from evaluation.names import no_such
 
 __all__ = ["SOURCES", "available", "load"]
 
@@ -54,7 +55,7 @@ def load(name: str, folder: Path | None = None) -> ImageData:
     (1, 8, 8)
     """
     if name not in SOURCES:
-        raise DataError(f"no data set {name!r}; there are {', '.join(SOURCES)}")
+        raise DataError(no_such("data set", name, SOURCES))
     return SOURCES[name](folder)
 
 

@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from evaluation import names
 from evaluation.jobs.yaml_file import Section, read_model
 from evaluation.population import Availability
 from propius.engine import POLICIES
@@ -93,6 +94,11 @@ class RunConfig(Section):
     supply_window_s: Seconds = 600.0
     replan_s: Seconds = 20.0
     timeout_s: Seconds = 3_600.0
+
+    @field_validator("dataset")
+    @classmethod
+    def _our_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(names.DATA_SETS.get(name, name) for name in given)
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

@@ -15,6 +15,7 @@ from evaluation.harness.config import RunConfig, load_run_config
 from evaluation.jobs.arrivals import Arrival, poisson, read_trace
 from evaluation.jobs.profiles import JobProfile, load_profiles, profile_folder
 from evaluation.jobs.yaml_file import SettingsError
+from evaluation.names import no_such
 from evaluation.population import ATTRIBUTE_MAXIMA
 
 __all__ = ["Experiment", "PlannedJob", "load_experiment"]
@@ -114,7 +115,7 @@ def _dataset(path: Path, config: RunConfig, data_dir: Path | None) -> str | None
         return None
     for name in config.dataset:
         if name not in SOURCES:
-            raise SettingsError(f"{path}: dataset: no {name!r}; there are {', '.join(SOURCES)}")
+            raise SettingsError(f"{path}: dataset: {no_such('data set', name, SOURCES)}")
         if available(name, data_dir):
             return name
     return config.dataset[-1]  # loading it says what is missing

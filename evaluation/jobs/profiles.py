@@ -1,7 +1,8 @@
 """Job profiles: what a job asks for and how it learns, one YAML file ``job_<number>.yml`` each.
 
 The fields are those of the original testbed's profiles. Two of them are accepted without effect,
-because nothing here needs them: ``engine`` and ``num_loaders``. Packaged folders of profiles are in
+because nothing here needs them: ``engine`` and ``num_loaders``. Models, data sets and private
+constraints may be called as there (:mod:`evaluation.names`). Packaged folders of profiles are in
 ``evaluation/profiles/``.
 
 Not here: when a job arrives (:mod:`evaluation.jobs.arrivals`).
@@ -14,8 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from evaluation import names
 from evaluation.aggregators import Aggregator, FedAvg, FedYogi, QFedAvg
 from evaluation.jobs.yaml_file import Section, SettingsError, read_model
 
@@ -76,6 +78,24 @@ class JobProfile(Section):
     eval_interval: Count | None = None
     engine: str = ""
     num_loaders: int = 0
+
+    @field_validator("model")
+    @classmethod
+    def _our_model(cls, name: str) -> str:
+        return names.MODELS.get(name, name)
+
+    @field_validator("dataset")
+    @classmethod
+    def _our_data_set(cls, name: str) -> str:
+        return names.DATA_SETS.get(name, name)
+
+    @field_validator("private_constraint")
+    @classmethod
+    def _our_attributes(cls, given: Bounds) -> Bounds:
+        ours = {names.ATTRIBUTES.get(name, name): least for name, least in given.items()}
+        if len(ours) < len(given):
+            raise ValueError("one attribute stands there under two names")
+        return ours
 
     @model_validator(mode="after")
     def _check(self) -> JobProfile:

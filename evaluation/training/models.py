@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from evaluation.names import no_such
 from evaluation.training.specs import ModelError, ModelSpec, Norm
 
 __all__ = ["MODELS", "ModelError", "ModelSpec", "build", "keeps_statistics"]
@@ -42,7 +43,7 @@ def build(spec: ModelSpec, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     650
     """
     if spec.name not in MODELS:
-        raise ModelError(f"no model {spec.name!r}; there are {', '.join(MODELS)}")
+        raise ModelError(no_such("model", spec.name, MODELS))
     if spec.norm not in {"group", "batch"}:
         raise ModelError(f"no normalisation {spec.norm!r}; there are group, batch")
     channels, height, width = spec.shape

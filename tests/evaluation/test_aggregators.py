@@ -25,7 +25,7 @@ def update(client: int, shift: float, samples: int = 1, loss: float = 1.0) -> Up
 
 
 def test_fedavg_weighs_clients_by_their_samples() -> None:
-    """By hand: shifts 1 and 4 with 1 and 2 samples give 3."""
+    """Fault F7: the mean was unweighted. By hand: shifts 1, 4 with 1, 2 samples give 3."""
     mean = FedAvg().step(START, [update(0, 1.0, 1), update(1, 4.0, 2)])
     assert mean["w"] == pytest.approx([4.0, 5.0])
     assert mean["b"] == pytest.approx(3.5)
@@ -93,7 +93,7 @@ def test_a_larger_q_leans_towards_the_client_with_the_larger_loss() -> None:
 
 
 def test_counters_are_not_averaged_and_types_stay() -> None:
-    """A float32 model stays one; the largest counter is kept."""
+    """Fault F7: counters were averaged. The largest is kept; a float32 model stays one."""
     start = {"w": np.zeros(2, dtype=np.float32), "seen": np.array(3)}
     updates = [
         Update(client, {"w": np.full(2, client, dtype=np.float32), "seen": np.array(seen)}, 1, 0.1)
@@ -126,7 +126,7 @@ def test_a_broken_update_is_refused_with_the_client_and_what_is_wrong(
 
 
 def test_no_update_and_the_same_client_twice_are_refused() -> None:
-    """A round without reports has no mean; nobody counts twice."""
+    """Fault F7: no result at all was a crash. It has no mean; and nobody counts twice."""
     with pytest.raises(AggregationError, match="no updates"):
         FedAvg().step(START, [])
     with pytest.raises(AggregationError, match="client 1 is there twice"):

@@ -29,7 +29,7 @@ def behaviour(clients: int = 12, seed: int = 3, **changes: object) -> Behaviour:
 def test_several_dispatchers_simulate_each_client_once(dispatchers: int) -> None:
     """Together they are the clients of the seed, each in exactly one of them, all different.
 
-    In the original every dispatcher seeded the same generator, so all simulated the same devices.
+    Fault F10: every dispatcher seeded the same generator, so all simulated the same devices.
     """
     made = behaviour()
     shared = [made.draw(own) for own in share_out(12, dispatchers)]
@@ -48,7 +48,7 @@ def test_a_client_is_the_same_in_any_population_and_another_with_another_seed() 
 def test_availability_repeats_and_nobody_leaves_for_good() -> None:
     """After a period a client is there at the same hours again, and so on for ever.
 
-    The original's clients ended with their trace.
+    Fault F15: the original's clients ended with their trace.
     """
     client = behaviour().draw()[0]
     count = len(client.sessions)

@@ -104,7 +104,7 @@ def test_label_counts_are_met() -> None:
 def test_label_counts_count_labels() -> None:
     """Labels beyond the data's are folded onto them, and what there is too little of is given.
 
-    In the original the statement that counted the labels was split in two and did nothing, so
+    Fault F16: the statement that counted the labels was split in two and did nothing, so
     label counts were always empty.
     """
     labels = labels_of(10, 2)

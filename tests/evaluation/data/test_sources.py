@@ -64,7 +64,7 @@ def test_every_source_has_its_form(name: str, data_folder: DataFolder) -> None:
 def test_no_client_has_a_sample_of_the_test_split(name: str, data_folder: DataFolder) -> None:
     """Partitions number training samples only, and no test image is one of them in memory.
 
-    The original tested on the clients' own training data.
+    Fault F3: the original tested on the clients' own training data.
     """
     data = of_name(name, data_folder)
     parts = iid(data.labels, 2, seed=1) + dirichlet(data.labels, 2, seed=1)

@@ -35,7 +35,7 @@ def test_a_process_that_says_much_is_never_stopped_by_it(
 ) -> None:
     """Far more than a pipe holds comes through although nobody listens meanwhile.
 
-    The original gave job servers a pipe that it never read; they stood still after 64 KiB.
+    Fault F9: job servers wrote into a pipe that nobody read; they stood still after 64 KiB.
     """
     body = """
         for number in range(settings["lines"]):

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_rounds_whatever_was_run_before() -> None:
 
 
 def test_rounds_go_on_after_the_availability_has_been_played_once() -> None:
-    """A job longer than the period finishes, with clients that come back."""
+    """Fault F15: a job longer than the clients' traces finishes, with clients that come back."""
     long = profile(total_round=60)
     config = CONFIG.model_copy(update={"availability_period_s": 1_000.0})
     rounds = run([long], clients(period_s=1_000.0), config=config)
@@ -159,7 +159,10 @@ def test_a_round_with_too_few_results_ends_after_its_execution_time_out() -> Non
 
 
 def test_static_partition_serves_more_jobs_than_the_originals_five() -> None:
-    """Any number of jobs has its part of the clients; each is served only by those who suit it."""
+    """Any number of jobs has its part of the clients; each is served only by those who suit it.
+
+    Fault F11: there were quotas for five jobs, and a sixth was an IndexError.
+    """
     profiles = [profile(demand=2, total_round=2, sched_timeout=5_000)] * 8
     rounds = run(profiles, policy="static-partition")
     assert all(finished is not None for finished in rounds.finished_s)
@@ -169,7 +172,7 @@ def test_static_partition_serves_more_jobs_than_the_originals_five() -> None:
 def test_baselines_check_the_jobs_own_constraint(policy: str) -> None:
     """A job's devices meet the constraint of its own profile, whatever the profile's number.
 
-    The original checked the constraint of another profile than that of the job it went to.
+    Fault F11: the constraint was checked of another profile than that of the job it went to.
     """
     people = clients()
     picky = profile(public_constraint={"cpu_f": 8}, demand=3)

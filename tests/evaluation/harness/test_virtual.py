@@ -329,6 +329,18 @@ def test_a_model_that_there_is_not(tmp_path: Path) -> None:
     assert "no model 'resnet19'; there are softmax" in refused(tmp_path, model="resnet19")
 
 
+@pytest.mark.parametrize(
+    "field, name, near",
+    [("model", "resnet34", "resnet18"), ("model", "shufflenetv2_w2", "shufflenet_v2"),
+     ("dataset", "openImages", "openimage")],
+)  # fmt: skip
+def test_a_name_of_nothing_here_says_the_nearest(
+    tmp_path: Path, field: str, name: str, near: str
+) -> None:
+    """Larger models of the original are not taken for smaller ones; the line has the nearest."""
+    assert refused(tmp_path, **{field: name}).endswith(f"did you mean {near}?")
+
+
 def test_a_data_folder_that_lacks_a_file(tmp_path: Path) -> None:
     """The missing file is named."""
     line = refused(tmp_path, CONFIG + "data_dir: nowhere\n", dataset="femnist")

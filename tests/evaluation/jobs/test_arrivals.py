@@ -11,7 +11,7 @@ from evaluation.jobs.yaml_file import SettingsError
 def test_gaps_add_up_and_the_job_is_its_line_not_its_profile(tmp_path: Path) -> None:
     """A job's number is its place in the trace; what it asks for is the profile that it names.
 
-    The original took a job's requirement from the profile of the job's own number, whichever
+    Fault F11: a job's requirement was taken from the profile of the job's own number, whichever
     profile the trace gave it.
     """
     path = tmp_path / "trace.txt"
@@ -45,7 +45,7 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, says: str) -> None:
 def test_poisson_arrivals_are_the_seeds_and_nothing_elses() -> None:
     """The same seed gives the same gaps, another seed others; their mean is as asked.
 
-    The original drew its gaps from a generator that nobody had seeded.
+    Fault F10: the original drew its gaps from a generator that nobody had seeded.
     """
     first, again, other = (poisson(2_000, 60.0, [4, 2], seed) for seed in (1, 1, 2))
     assert first == again

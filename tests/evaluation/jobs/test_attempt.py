@@ -23,7 +23,7 @@ def test_a_client_counts_at_the_later_of_its_work_and_its_training() -> None:
 
 
 def test_every_result_is_kept_in_the_order_of_counting() -> None:
-    """All results of a round are there, not the last one only (as in the original's example)."""
+    """Fault F17: all results of a round are there; the original's example kept the last one."""
     attempt = Attempt(0, trains=True)
     for client in (5, 3, 9):
         attempt.start(client)

@@ -171,7 +171,7 @@ def test_a_client_that_never_shows_up_costs_its_slot_and_nothing_else(
 ) -> None:
     """Of three devices one takes its slot and is gone; the round ends with the other two.
 
-    In the original such a round was never filled: it timed out, and began again from nothing.
+    Fault F12: such a round was never filled: it timed out, and began again from nothing.
     """
 
     async def scene() -> None:
@@ -199,7 +199,7 @@ def test_a_failed_attempt_is_ended_and_the_round_tried_again(
 ) -> None:
     """Devices that never report: the round ends after exec_timeout, has its row, and is repeated.
 
-    What was late for the first attempt is refused. The original never told the job manager that an
+    What was late for the first attempt is refused. Fault F12: nobody told the job manager that an
     attempt was over, so that its rounds and the job's drifted apart.
     """
 

@@ -22,7 +22,7 @@ def update(client: int, value: float, samples: int = 1) -> Update:
 def test_a_round_uses_as_many_results_as_it_asked_for() -> None:
     """The first ``demand`` results make the round; one more, that came too, changes nothing.
 
-    The original took demand + 1.
+    Fault F13: the original took demand + 1.
     """
     learning = job()
     learning.finish(0, [update(client, float(client)) for client in (3, 6, 9, 1_000)])

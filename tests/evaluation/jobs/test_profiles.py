@@ -37,6 +37,24 @@ def test_a_profile_of_the_originals_fields_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "field, theirs, ours",
+    [
+        ("dataset", "openImg", "openimage"),
+        ("dataset", "google_speech", "speech"),
+        ("dataset", "femnist", "femnist"),
+        ("model", "shufflenetv2_wd2", "shufflenet_v2"),
+        ("model", "mobilenet_v2", "mobilenet_v2"),
+        ("private_constraint", "{dataset_size_dummy: 100}", {"dataset_size": 100.0}),
+    ],
+)
+def test_the_originals_names_are_understood(
+    tmp_path: Path, field: str, theirs: str, ours: object
+) -> None:
+    """A data set, a model or an attribute may be called as the original called it."""
+    assert getattr(load(tmp_path, GOOD + f"{field}: {theirs}\n"), field) == ours
+
+
+@pytest.mark.parametrize(
     "text,says",
     [
         (GOOD + "sched_timout: 9\n", "sched_timout: no such field; did you mean sched_timeout?"),
@@ -47,6 +65,10 @@ def test_a_profile_of_the_originals_fields_is_read(tmp_path: Path) -> None:
         (GOOD + "gradient_policy: fed-sgd\n", "gradient_policy: "),
         (GOOD + "min_learning_rate: 1\n", "min_learning_rate is above learning_rate"),
         (GOOD + "learning_rate: .nan\n", "learning_rate: "),
+        (
+            GOOD + "private_constraint: {dataset_size: 1, dataset_size_dummy: 2}\n",
+            "private_constraint: one attribute stands there under two names",
+        ),
         ("- 1\n", "fields and values expected"),
         ("demand: [\n", "line 2: "),
         (GOOD + "? [a, b]\n: 1\n", "line 3: "),

@@ -30,7 +30,7 @@ OVER = JobRow(0, "job_0", 0.0, 207.0, 207.0, 2, 20.0, 30.0, 1, 1, "completed")
 
 
 def test_averages_are_over_completed_rounds() -> None:
-    """Means divide by the number of completed rounds; the original divided by one too many."""
+    """Fault F14: means were divided by one too many; here by the number of completed rounds."""
     job = summarize_job(0, 0, ROWS, [], OVER)
     assert job.rounds == 2
     assert job.scheduling_delay_s == Spread(20.0, 10.0, 30.0, 2)
@@ -38,7 +38,7 @@ def test_averages_are_over_completed_rounds() -> None:
 
 
 def test_time_outs_count_as_long_as_they_took() -> None:
-    """A failed attempt is lost time as it was, not the nominal time-out, and is counted by kind."""
+    """Fault F14: a failed attempt is lost time as it was, not the nominal time-out, by kind."""
     job = summarize_job(0, 0, ROWS, [], OVER)
     assert job.failed_s == 60.0 + 47.0
     assert (job.scheduling_timeouts, job.response_timeouts, job.other_failures) == (1, 1, 0)
@@ -46,7 +46,7 @@ def test_time_outs_count_as_long_as_they_took() -> None:
 
 
 def test_failed_attempts_have_rows_in_the_original_csv(tmp_path: Path) -> None:
-    """Every attempt has a row with its real times; the original wrote only rounds that succeeded.
+    """Fault F14: failed attempts had no rows; here each has one, with its times.
 
     The row -1 has the means over completed rounds, the row -2 the counts of time-outs.
     """

@@ -57,7 +57,7 @@ def test_a_run_that_is_going_can_be_read(tmp_path: Path) -> None:
 def test_client_results_do_not_wait_for_the_end(tmp_path: Path) -> None:
     """The clients' table can be read during the run and is replaced as a whole, one row a client.
 
-    The original appended each client at its exit, without a lock: a run that was stopped had none.
+    Fault F14: a client was appended at its exit, without a lock: a stopped run had none.
     """
     writer = begin(tmp_path).policy("irs", 1)
     writer.clients([CLIENT, CLIENT])

@@ -42,7 +42,10 @@ HYPER = Hyper(steps=6, batch_size=8, learning_rate=0.05)
 def test_stacked_and_one_after_the_other_agree_to_1e_5_in_float64(
     name: str, prox_mu: float
 ) -> None:
-    """Clients of very different sizes, with momentum, decay and the proximal term."""
+    """Clients of very different sizes, with momentum, decay and the proximal term.
+
+    Fault F7: a client with fewer samples than a batch was skipped.
+    """
     model = made(name)
     start = to_arrays(model)
     hyper = Hyper(steps=6, batch_size=8, learning_rate=0.05, prox_mu=prox_mu)
@@ -112,7 +115,7 @@ def test_deep_models_agree_as_well(name: str, steps: int, batch_size: int) -> No
 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_client_starts_from_the_global_weights_whoever_trained_before_it(stacked: bool) -> None:
-    """The original went on from the previous client's weights."""
+    """Fault F1: the original went on from the previous client's weights."""
     model = made("mlp")
     start = to_arrays(model)
     everybody = train(model, start, clients(), HYPER, seed=(5,), stacked=stacked)
@@ -135,7 +138,7 @@ def test_the_global_weights_stay_as_they_were(stacked: bool) -> None:
 
 @pytest.mark.parametrize("stacked", [True, False])
 def test_the_proximal_term_keeps_clients_near_the_global_weights(stacked: bool) -> None:
-    """The original's sign pushed them away."""
+    """Fault F5: the original's sign pushed them away."""
     model = made("mlp")
     start = to_arrays(model)
 

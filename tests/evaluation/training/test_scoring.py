@@ -10,7 +10,7 @@ from evaluation.training.scoring import score
 
 
 def test_a_split_scored_in_parts_has_the_scores_of_the_whole() -> None:
-    """Weighted by samples: the original took an unweighted mean of parts, and lost the last one."""
+    """Fault F4: the original took an unweighted mean of parts, and lost the last one."""
     torch.manual_seed(1)
     model = build(ModelSpec("mlp", (1, 4, 4), 12))
     images, labels = torch.rand(1_001, 1, 4, 4), torch.randint(12, (1_001,))

@@ -1,0 +1,33 @@
+"""The commands `propius eval executor` and `propius eval worker`: one line for what cannot be."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from evaluation.eval_command import app
+
+NOWHERE = "tcp://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["executor", "--security", "some"], "executor: --security some: it is loopback or none"),
+        (["executor", "--host", "0.0.0.0"],
+         "executor: --host 0.0.0.0 is reached by others; say --security none to allow it"),
+        (["executor", "--host", "here"], "executor: --host here: an IP address is needed"),
+        (["worker", NOWHERE, "--device", "cuda:99"], "worker: device cuda:99: "),
+        (["worker", NOWHERE, "--device", "abacus"], "worker: device abacus: "),
+        (["worker", "foo", "--device", "cpu"],
+         "worker: endpoint foo: not of the form tcp://HOST:PORT"),
+        (["worker", "tcp://127.0.0.1:port", "--device", "cpu"],
+         "worker: endpoint tcp://127.0.0.1:port: not of the form tcp://HOST:PORT"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    """It says what is wrong, and nothing was started."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith(f"propius: {says}")
