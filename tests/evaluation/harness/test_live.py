@@ -5,9 +5,11 @@ from statistics import fmean
 
 import pytest
 
+from evaluation.harness import live
 from evaluation.harness.experiment import load_experiment
 from evaluation.harness.runner import Runner
 from evaluation.results.reader import RunReader
+from propius.cli.cluster import Cluster, ClusterError
 
 CONFIG = """
 policies: [irs, random]
@@ -89,11 +91,11 @@ def test_live_and_virtual_time_agree(tmp_path: Path) -> None:
     gap = virtual["random"] / virtual["irs"] - 1
     assert gap > 0.10
     read = run(path, "live", virtual=False)
-    live = mean_jcts(read)
-    print(virtual, live)
+    real = mean_jcts(read)
+    print(virtual, real)
     for policy, mean_s in virtual.items():
-        assert live[policy] == pytest.approx(mean_s, rel=0.10)
-    assert live["irs"] < live["random"]
+        assert real[policy] == pytest.approx(mean_s, rel=0.10)
+    assert real["irs"] < real["random"]
     assert read.state == "finished"
     for results in read.results():
         assert sum(row.state == "completed" for row in results.rounds) == 36
@@ -145,7 +147,32 @@ def test_the_originals_other_modes_run_live(tmp_path: Path, change: str, policy:
     ]
     assert all(row.trained_samples == 0 and row.training_wait_s == 0 for row in done)
     assert results.scores == []
+    assert (tmp_path / "live" / "logs" / f"{policy}-0" / "daemons" / "scheduler.log").is_file()
     assert sum(client.completed for client in results.clients) >= sum(r.completed for r in done)
+
+
+class NeverReady(Cluster):
+    """A system whose daemons write their logs and come to nothing."""
+
+    def start(self) -> None:
+        self.logs.mkdir(parents=True)
+        (self.logs / "scheduler.log").write_text("no\n")
+
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        raise ClusterError(f"not ready in time: scheduler: no (logs in {self.logs})")
+
+
+def test_a_system_that_does_not_start_leaves_its_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the daemons' logs where they are when the run is over: in its folder."""
+    monkeypatch.setattr(live, "Cluster", NeverReady)
+    with pytest.raises(ClusterError) as raised:
+        run(write(tmp_path, rounds=1), "out", virtual=False)
+    kept = tmp_path / "out" / "logs" / "irs-0" / "daemons"
+    assert str(raised.value) == f"not ready in time: scheduler: no (logs in {kept})"
+    assert (kept / "scheduler.log").read_text() == "no\n"
+    assert RunReader(tmp_path / "out").state == f"failed: {raised.value}"
 
 
 MANY = """
@@ -165,8 +192,8 @@ def test_one_dispatcher_lives_two_thousand_lives(tmp_path: Path) -> None:
     """With thousands of clients in one process the mean JCT is still that of virtual time."""
     path = write(tmp_path, MANY, rounds=3, jobs=((160, 7), (120, 8)))
     (virtual,) = run(path, "virtual", virtual=True).results()
-    (live,) = run(path, "live", virtual=False).results()
-    means = [fmean(job.jct_s or 0.0 for job in each.jobs) for each in (virtual, live)]
+    (real,) = run(path, "live", virtual=False).results()
+    means = [fmean(job.jct_s or 0.0 for job in each.jobs) for each in (virtual, real)]
     print(means)
     assert means[1] == pytest.approx(means[0], rel=0.10)
-    assert len(live.clients) == 2000
+    assert len(real.clients) == 2000
