@@ -124,6 +124,7 @@ def test_a_live_run_trains_what_its_devices_bring(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "change,policy",
     [
@@ -188,6 +189,7 @@ do_compute: false
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_one_dispatcher_lives_two_thousand_lives(tmp_path: Path) -> None:
     """With thousands of clients in one process the mean JCT is still that of virtual time."""
     path = write(tmp_path, MANY, rounds=3, jobs=((160, 7), (120, 8)))
