@@ -14,8 +14,10 @@ Not here: the processes (:mod:`evaluation.jobs.job_server`, :mod:`evaluation.cli
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, monotonic_ns
@@ -34,7 +36,7 @@ from evaluation.jobs.job_server import JobServerSettings
 from evaluation.jobs.told import Attempted, ClientsTold, Happened, JobOver, Scored, Told
 from evaluation.results.rows import ClientRow
 from evaluation.results.writer import PolicyWriter
-from propius.cli.cluster import Cluster
+from propius.cli.cluster import Cluster, ClusterError
 
 __all__ = ["dispatchers", "run_live"]
 
@@ -59,6 +61,7 @@ def run_live(
     config = experiment.config
     with (
         tempfile.TemporaryDirectory(prefix="propius-eval-") as folder,
+        _kept_logs(Path(folder) / "system" / "logs", logs / "daemons"),
         Cluster(
             Path(folder) / "system",
             managers=config.client_managers,
@@ -78,6 +81,18 @@ def run_live(
         for line in early:
             watch.take(line)
         watch.until_over(processes)
+
+
+@contextmanager
+def _kept_logs(written: Path, kept: Path) -> Iterator[None]:
+    """Copy the daemons' logs out of the temporary folder, which an error names otherwise."""
+    try:
+        yield
+    except ClusterError as error:
+        raise type(error)(str(error).replace(str(written), str(kept))) from error
+    finally:
+        if written.is_dir():
+            shutil.copytree(written, kept)
 
 
 def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str, object]]:

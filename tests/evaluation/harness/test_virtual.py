@@ -106,6 +106,7 @@ def worker_named(name: str) -> psutil.Process:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_lost_worker_changes_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker is killed at its task: another does it, and it is said.
 
