@@ -99,8 +99,8 @@ def test_ideal_clients_serve_again_and_again() -> None:
         rounds = run([long], people, config=config)
         assert rounds.finished_s[0] is not None
         finished.append(rounds.finished_s[0])
-        tasks.append(max(use.tasks for use in rounds.uses))
-        assert ideal == (sum(use.dropped for use in rounds.uses) == 0)
+        tasks.append(max(use.tasks for use in rounds.clients))
+        assert ideal == (sum(use.dropped for use in rounds.clients) == 0)
     assert finished[0] < finished[1]
     assert tasks[0] > 1 + finished[0] / 2_000.0
 
@@ -114,7 +114,7 @@ def test_a_fed_prox_client_does_what_fits_its_time_where_others_are_gone() -> No
     people, prox = clients(), profile(gradient_policy="fed-prox", **slow)
     whole, rounds = run([profile(**slow)], people), run([prox], people)
     assert {it.steps for it in whole.attempts} == {None}
-    assert sum(it.dropped for it in rounds.uses) < sum(it.dropped for it in whole.uses)
+    assert sum(it.dropped for it in rounds.clients) < sum(it.dropped for it in whole.clients)
     told = [(*pair, it) for it in rounds.attempts if it.steps is not None
             for pair in zip(it.clients, it.steps, strict=True)]  # fmt: skip
     assert len(told) >= 6 * 6
@@ -125,7 +125,7 @@ def test_a_fed_prox_client_does_what_fits_its_time_where_others_are_gone() -> No
         took_s = people[number].task_s(TaskCost(cost.samples * steps / 300, cost.kbit))
         assert took_s <= attempt.ended_s - attempt.opened_s + 1e-3
         assert took_s <= max(end_s - start_s for start_s, end_s in people[number].sessions) + 1e-3
-    for use, client in zip(rounds.uses, people, strict=True):
+    for use, client in zip(rounds.clients, people, strict=True):
         assert use.utilised_s <= client.active_s(rounds.end_s) + 1e-6
 
 
