@@ -170,7 +170,7 @@ class _Sleeper:
         weights: Mapping[str, NDArray[Any]],
         clients: Sequence[int],
         hyper: Hyper,
-        steps: Sequence[int] | None,
+        steps: Sequence[int] | None = None,
     ) -> list[Update]:
         """Sleep."""
         began_s = time.monotonic()
