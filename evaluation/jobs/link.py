@@ -80,10 +80,6 @@ class JobLink:
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.bind("tcp://127.0.0.1:*")
         self.endpoint: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.unreadable = 0
-        """Messages that were no request of ours."""
-        self.undelivered = 0
-        """Answers whose dispatcher was gone."""
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -93,17 +89,12 @@ class JobLink:
                 peer, text = frames
                 ask = _ASK.decode(text)
             except (ValueError, msgspec.DecodeError):
-                self.unreadable += 1
-                continue
+                continue  # no request of ours; whoever asked will time out
             self._take(ask, partial(self._answer, peer))
 
     def _answer(self, peer: bytes, answer: Answer) -> None:
         sent = self._router.send_multipart([peer, _ENCODE(answer)], zmq.NOBLOCK)
-        asyncio.ensure_future(sent).add_done_callback(self._sent)
-
-    def _sent(self, sent: asyncio.Future[Any]) -> None:
-        if not sent.cancelled() and sent.exception() is not None:
-            self.undelivered += 1
+        asyncio.ensure_future(sent).add_done_callback(_settled)
 
     async def close(self) -> None:
         """End the reader and the socket."""
@@ -179,6 +170,12 @@ class TaskLink:
         self._dealer.close(linger=0)
         if self._owns_context:
             self._context.term()
+
+
+def _settled(sent: asyncio.Future[Any]) -> None:
+    """An answer whose dispatcher is gone is lost, and nobody waits for it."""
+    if not sent.cancelled():
+        sent.exception()  # taken, so that it is not logged as one that nobody took
 
 
 def _bound(socket: zmq.asyncio.Socket) -> None:

@@ -76,11 +76,6 @@ class RunReader:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{path}: not a run: {error}") from error
 
-    @property
-    def going(self) -> bool:
-        """Whether the run has neither finished nor failed, as far as the folder says."""
-        return self.state == "running"
-
     def results(self) -> list[PolicyResults]:
         """What there is now, in the order of policies and seeds."""
         return [

@@ -10,9 +10,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -230,16 +229,6 @@ class _Events:
     def wait(self, what: str, count: int = 1) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self.count(what) >= count, 60), self.all
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """The process is frozen, and goes on afterwards if it lives."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.slow

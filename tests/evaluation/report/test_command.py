@@ -169,6 +169,7 @@ def test_names_cannot_bring_markup(made_run: MadeRun) -> None:
         ("analyze_roundtime", "Job by job"),
         ("analyze_util", "utilisation"),
         ("monitor_eval", "completion time"),
+        ("monitor_jobs", "Job by job"),
     ],
 )
 def test_the_entry_points_of_the_original(

@@ -49,7 +49,7 @@ def test_a_run_that_is_going_can_be_read(tmp_path: Path) -> None:
     with (tmp_path / "irs-1" / "rounds.csv").open("a") as file:
         file.write("0,1,0,compl")
     reader = RunReader(tmp_path)
-    assert reader.going
+    assert reader.state == "running"
     assert reader.results()[0].rounds == [ROUND]
     assert reader.results()[0].clients == []
 
