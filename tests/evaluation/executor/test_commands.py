@@ -20,9 +20,9 @@ NOWHERE = "tcp://127.0.0.1:9"
         (["worker", NOWHERE, "--device", "cuda:99"], "worker: device cuda:99: "),
         (["worker", NOWHERE, "--device", "abacus"], "worker: device abacus: "),
         (["worker", "foo", "--device", "cpu"],
-         "worker: endpoint foo: not of the form tcp://HOST:PORT"),
+         "worker: cannot connect to foo"),
         (["worker", "tcp://127.0.0.1:port", "--device", "cpu"],
-         "worker: endpoint tcp://127.0.0.1:port: not of the form tcp://HOST:PORT"),
+         "worker: cannot connect to tcp://127.0.0.1:port"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
