@@ -99,7 +99,7 @@ class Dispatcher:
         self._uses = {client.index: _Use() for client in self.clients}
         self._changed: set[int] = set()
         self._connections: list[AsyncConnection] = []
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.asyncio.Context | None = None  # while it runs
         self._links: dict[str, TaskLink] = {}
         self._stack = AsyncExitStack()
 
@@ -110,6 +110,7 @@ class Dispatcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with self._stack:
+            self._context = zmq.asyncio.Context()
             self._stack.callback(self._context.destroy, linger=0)
             for _ in range(1 + len(self.clients) // CLIENTS_PER_CONNECTION):
                 connection = AsyncConnection(self.settings.load_balancer)

@@ -271,7 +271,7 @@ class BrokerCore(Core):
     def _lose(self, now_ns: int, peer: bytes, what: str, why: str) -> None:
         state = self._workers.pop(peer)
         units = self.placement.lose(peer)
-        self.count("workers_lost")
+        self.count("workers_left" if what == "worker_left" else "workers_lost")
         self._happened(what, name=state.hello.name, why=why, tasks=len(units))
         for unit in units:
             request = unit.request

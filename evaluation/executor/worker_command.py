@@ -53,11 +53,17 @@ def worker(
             device=place.name,
             free_bytes=place.free_bytes,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: running.stop())
-        if until_eof:
-            stop_at_eof(running.stop)
-        running.run()
+        before = {
+            number: signal.signal(number, lambda _number, _frame: running.stop())
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            if until_eof:
+                stop_at_eof(running.stop)
+            running.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if running.is_training:  # nobody waits for it, and Python would
             os._exit(exit_codes.OK)
     except PropiusError as error:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, monotonic_ns
@@ -92,7 +92,8 @@ def _kept_logs(written: Path, kept: Path) -> Iterator[None]:
         raise type(error)(str(error).replace(str(written), str(kept))) from error
     finally:
         if written.is_dir():
-            shutil.copytree(written, kept)
+            with suppress(OSError):  # how the run itself ended counts
+                shutil.copytree(written, kept)
 
 
 def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str, object]]:

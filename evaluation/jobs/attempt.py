@@ -33,8 +33,11 @@ class Attempt:
     _counted: dict[int, None] = field(default_factory=dict)
 
     def start(self, client: int, steps: int = 0) -> bool:
-        """The client has a slot; whether it is to be trained now, for ``steps`` steps."""
-        if client in self._updates:
+        """The client has a slot; whether it is to be trained now, for ``steps`` steps.
+
+        One that dropped out may come again and have time for more steps, which are trained anew.
+        """
+        if client in self._handed_in_s or self.steps.get(client) == steps:
             return False
         self.steps[client] = steps
         self._updates[client] = None

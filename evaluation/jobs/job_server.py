@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.aggregators import Update
 from evaluation.children import complain, tell
 from evaluation.clients.behaviour import TaskCost
 from evaluation.executor.handle import Executor
@@ -110,7 +111,7 @@ class JobServer:
         self._early: list[tuple[Ask, Respond]] = []
         self._pending: list[int] = []
         self._waiting: dict[int, tuple[Ask, Respond]] = {}
-        self._reports_until_ns = 0
+        self._due_ns = self._reports_until_ns = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._training: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -192,10 +193,11 @@ class JobServer:
         """Wait for the attempt's end, and end it when a phase takes too long."""
         profile, speed_up = self.profile, self.settings.speed_up
         began_ns = monotonic_ns()
-        seen, due_s = 0, profile.sched_timeout / speed_up
+        seen, due_s, filled = 0, profile.sched_timeout / speed_up, False
         while True:
-            left_s = due_s - (monotonic_ns() - began_ns) / 1e9
-            if left_s <= 0 and not self._waits_for_training():
+            self._due_ns = began_ns + int(due_s * 1e9)
+            left_s = (self._due_ns - monotonic_ns()) / 1e9
+            if left_s <= 0 and not (filled and self._waits_for_training()):
                 await job.end_request(number)
                 return await job.watch_round(number, seen=0, wait_s=0.0)
             status = await job.watch_round(
@@ -205,7 +207,8 @@ class JobServer:
             if status.state not in UNDER_WAY:
                 return status
             seen = status.version
-            if status.filled_after_s >= 0:
+            filled = status.filled_after_s >= 0
+            if filled:
                 due_s = status.filled_after_s + profile.exec_timeout / speed_up
 
     def _waits_for_training(self) -> bool:
@@ -238,7 +241,8 @@ class JobServer:
         elif ask.verb == "start":
             cost = self._cost_for(ask.here)
             if attempt.start(ask.client, cost.steps):
-                self._pending.append(ask.client)
+                if ask.client not in self._pending:
+                    self._pending.append(ask.client)
                 self._train_next()
             respond(Answer(ask.request, "", cost.samples, cost.kbit))
         else:
@@ -298,13 +302,22 @@ class JobServer:
                 )
                 updates = await asyncio.wrap_future(future)
                 if attempt is self.attempt:
-                    for client in attempt.trained(updates, self.now_s()):
-                        ask, respond = self._waiting.pop(client)
-                        respond(Answer(ask.request))
-                        self._reports_until_ns = monotonic_ns() + int(REPORT_S * 1e9)
+                    asked = dict(zip(clients, steps, strict=True))
+                    self._trained(
+                        attempt,
+                        [it for it in updates if attempt.steps[it.client] == asked[it.client]],
+                    )
         finally:
             if self._training is asyncio.current_task():
                 self._training = None
+
+    def _trained(self, attempt: Attempt, updates: Sequence[Update]) -> None:
+        """Answer those who waited; if it is late, they have some time to report."""
+        for client in attempt.trained(updates, self.now_s()):
+            ask, respond = self._waiting.pop(client)
+            respond(Answer(ask.request))
+            if monotonic_ns() >= self._due_ns:
+                self._reports_until_ns = monotonic_ns() + int(REPORT_S * 1e9)
 
     def _set_weights(self) -> None:
         if self.executor:

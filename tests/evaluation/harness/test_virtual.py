@@ -100,7 +100,9 @@ def test_twice_the_same_over_a_broker_gives_the_same_bytes(tmp_path: Path) -> No
 
 def worker_named(name: str) -> psutil.Process:
     (found,) = [
-        child for child in psutil.Process().children() if child.cmdline()[-3:-1] == ["--name", name]
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[-3:-1] == ["--name", name]
     ]
     return found
 

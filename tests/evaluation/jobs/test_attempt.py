@@ -56,3 +56,17 @@ def test_without_training_nobody_waits() -> None:
     assert attempt.start(1) is False
     assert attempt.hand_in(1, 4.0) is True
     assert (attempt.clients, attempt.waits_s) == ([1], {1: 0.0})
+
+
+def test_a_client_that_comes_again_with_more_time_is_trained_anew() -> None:
+    """It dropped out of a cut task; what it hands in later is what it did later, once trained."""
+    attempt = Attempt(3, trains=True)
+    assert attempt.start(7, steps=1)
+    assert not attempt.start(7, steps=1)  # the same again
+    attempt.trained([update(7)], now_s=1.0)
+    assert attempt.start(7, steps=10)
+    assert attempt.steps == {7: 10}
+    assert attempt.hand_in(7, now_s=2.0) is None  # it waits for the longer one
+    assert attempt.trained([update(7)], now_s=5.0) == [7]
+    assert not attempt.start(7, steps=4)  # it counts already
+    assert attempt.waits_s == {7: 3.0}
