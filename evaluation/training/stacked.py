@@ -233,14 +233,19 @@ class _Spanned:
         assert layer is not None
         assert isinstance(model, nn.Sequential)
         self._images, self._rows = _own_samples(samples)
-        clients, most, _ = self._images.shape
+        clients, most = len(self._images), max(map(len, self._images))
         outputs = layer.out_features
         self._samples, self._first = samples, layer
         self._rest = _Network(model[2:], clients)
-        with torch.no_grad():
-            self._products = (self._images @ self._images.mT).flatten(0, 1)
-            self._initial = (self._images @ layer.weight.mT).flatten(0, 1)
-        blank = self._images.new_zeros
+        blank = self._images[0].new_zeros
+        self._products = blank((clients, most, most))
+        self._initial = blank((clients, most, outputs))
+        with torch.no_grad():  # one client after the other: no copy, and each fits a cache
+            for client, images in enumerate(self._images):
+                count = len(images)
+                self._products[client, :count, :count] = images @ images.mT
+                self._initial[client, :count] = images @ layer.weight.mT
+        self._products, self._initial = self._products.flatten(0, 1), self._initial.flatten(0, 1)
         self._kept = blank((clients, 1, 1)) + 1
         self._coefficients = blank((clients, most, outputs))
         self._bias = layer.bias.detach().repeat(clients, 1, 1)
@@ -271,8 +276,11 @@ class _Spanned:
         return gradients | dict(zip(rest, found, strict=True)), losses.detach()
 
     def weights(self) -> Tensors:
-        first = torch.bmm(self._coefficients.mT, self._images)
-        first.addcmul_(self._kept, self._first.weight.detach())
+        start, kept = self._first.weight.detach(), self._kept.flatten().tolist()
+        first = start.new_empty((len(kept), *start.shape))
+        for client, images in enumerate(self._images):
+            mine = self._coefficients[client, : len(images)]
+            torch.addmm(start, mine.mT, images, beta=kept[client], out=first[client])
         return self._rest.weights() | {"1.weight": first, "1.bias": self._bias.squeeze(1)}
 
 
@@ -286,22 +294,20 @@ def _first_layer(model: nn.Module) -> nn.Linear | None:
     return None
 
 
-def _own_samples(samples: _Samples) -> tuple[Tensor, Tensor]:
-    """What each client trains on, (clients, most, inputs), and the batches as rows of these.
+def _own_samples(samples: _Samples) -> tuple[list[Tensor], Tensor]:
+    """The images that each client trains on, (samples, inputs), and the batches as rows of these.
 
-    Clients with fewer samples have some twice; no batch names the second, so it counts for nothing.
+    A client's rows begin at its number times those of the client that has most.
     """
     places, device = samples.places.cpu().numpy(), samples.places.device
     used = [np.unique(own, return_inverse=True) for own in places]
     most = max(len(mine) for mine, _ in used)
-    flat = [images.flatten(1) for images in samples.images]
-    own = flat[0].new_empty((len(flat), most, flat[0].shape[1]))
-    rows = []
-    for client, (images, offset, (mine, place)) in enumerate(
-        zip(flat, samples.offsets, used, strict=True)
-    ):
-        chosen = torch.from_numpy(np.resize(mine - offset, most)).to(device)
-        torch.index_select(images, 0, chosen, out=own[client])
+    own, rows = [], []
+    for client, (mine, place) in enumerate(used):
+        images = samples.images[client].flatten(1)
+        if len(mine) < len(images):
+            images = images[torch.from_numpy(mine - samples.offsets[client]).to(device)]
+        own.append(images)
         rows.append(place.reshape(places.shape[1:]) + client * most)
     return own, torch.from_numpy(np.stack(rows)).to(device)
 
