@@ -248,6 +248,7 @@ class _Spanned:
         self._products, self._initial = self._products.flatten(0, 1), self._initial.flatten(0, 1)
         self._kept = blank((clients, 1, 1)) + 1
         self._coefficients = blank((clients, most, outputs))
+        self._touched = torch.zeros_like(self._coefficients)  # its gradient, at each step
         self._bias = layer.bias.detach().repeat(clients, 1, 1)
         span = {
             "span.kept": self._kept,
@@ -266,7 +267,7 @@ class _Spanned:
         losses = self._rest.losses(here, samples.labels[at], samples.counts[:, step])
         rest = self._rest.values
         errors, *found = torch.autograd.grad(losses.sum(), [here, *rest.values()])
-        touched = torch.zeros_like(self._coefficients)
+        touched = self._touched.zero_()
         touched.flatten(0, 1).index_add_(0, rows.flatten(), errors.flatten(0, 1))
         gradients = {
             "span.kept": torch.zeros_like(self._kept),
