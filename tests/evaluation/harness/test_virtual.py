@@ -4,7 +4,7 @@ import gzip
 import json
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from evaluation.aggregators import Update
@@ -107,8 +108,18 @@ def worker_named(name: str) -> psutil.Process:
     return found
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """As workers have: sums of floats come out otherwise with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("_one_thread")
 def test_a_lost_worker_changes_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker is killed at its task: another does it, and it is said.
 
