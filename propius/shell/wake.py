@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+CLOSED: Final = -1  # no descriptor: a loop may end while another thread asks it to
 
 
 class Wake:
@@ -21,11 +24,14 @@ class Wake:
         return self._read
 
     def set(self) -> None:
-        """End the loop's present or next wait."""
+        """End the loop's present or next wait; once closed, nobody waits and nothing happens."""
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
             pass  # thousands of unread calls: it is set
+        except OSError:
+            if self._write != CLOSED:
+                raise
 
     def clear(self) -> None:
         """Forget all calls of ``set`` so far."""
@@ -36,8 +42,10 @@ class Wake:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        os.close(self._read)
-        os.close(self._write)
+        ends = self._read, self._write
+        self._read = self._write = CLOSED
+        for end in ends:
+            os.close(end)
 
 
 class Shutdown:
