@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -63,10 +64,12 @@ def train_stack(
     """
     model.train()
     samples = _Samples.of(data, batches)
-    layer = _first_layer(model)
-    if spanned is None:
-        spanned = layer is not None and _span_costs_less(layer, samples)
-    stack: _Stack = _Spanned(model, samples) if spanned else _Whole(model, samples)
+    stack: _Stack
+    parts = _first_layer(model)
+    if parts and (_span_costs_less(parts[0], samples) if spanned is None else spanned):
+        stack = _Spanned(*parts, samples)
+    else:
+        stack = _Whole(model, samples)
     optimizer = torch.optim.SGD(
         list(stack.values.values()),
         lr=hyper.learning_rate,
@@ -117,14 +120,15 @@ class _Done:
 class _Samples:
     """Each client's images; all their labels as one tensor, so that a step's are one gather.
 
-    ``places`` (clients, steps, batch) are the batches' places in ``labels``, of which a client's
-    begin at its ``offset``; ``counts``, of the same shape, is 0 for what only fills a batch up. Who
-    has fewer steps than others has its batches again for the rest.
+    ``index`` are each client's batches as places in its own images, (steps, batch); ``places``
+    (clients, steps, batch) are the same as places in ``labels``; ``counts``, of that shape, is 0
+    for what only fills a batch up. Who has fewer steps than others has its batches again for the
+    rest.
     """
 
     images: Sequence[Tensor]
     labels: Tensor
-    offsets: NDArray[np.int64]
+    index: Sequence[NDArray[np.int64]]
     places: Tensor
     counts: Tensor
 
@@ -140,10 +144,24 @@ class _Samples:
         return cls(
             images,
             labels,
-            offsets,
+            index,
             torch.from_numpy(places).to(labels.device),
             counts.to(device=labels.device, dtype=images[0].dtype),
         )
+
+    @cached_property
+    def used(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Of each client the samples that its batches name, and the batches as rows of these."""
+        found = [np.unique(own, return_inverse=True) for own in self.index]
+        return [
+            (mine, rows.reshape(own.shape))
+            for (mine, rows), own in zip(found, self.index, strict=True)
+        ]
+
+    @cached_property
+    def most(self) -> int:
+        """So many samples the client uses that uses most."""
+        return max(len(mine) for mine, _ in self.used)
 
 
 class _Stack(Protocol):
@@ -228,15 +246,12 @@ class _Spanned:
     (clients, steps, batch) says which are a batch's.
     """
 
-    def __init__(self, model: nn.Module, samples: _Samples) -> None:
-        layer = _first_layer(model)
-        assert layer is not None
-        assert isinstance(model, nn.Sequential)
+    def __init__(self, layer: nn.Linear, rest: nn.Module, samples: _Samples) -> None:
         self._images, self._rows = _own_samples(samples)
-        clients, most = len(self._images), max(map(len, self._images))
+        clients, most = len(self._images), samples.most
         outputs = layer.out_features
         self._samples, self._first = samples, layer
-        self._rest = _Network(model[2:], clients)
+        self._rest = _Network(rest, clients)
         blank = self._images[0].new_zeros
         self._products = blank((clients, most, most))
         self._initial = blank((clients, most, outputs))
@@ -285,13 +300,13 @@ class _Spanned:
         return self._rest.weights() | {"1.weight": first, "1.bias": self._bias.squeeze(1)}
 
 
-def _first_layer(model: nn.Module) -> nn.Linear | None:
-    """The layer that may be spanned, if the model begins with one."""
+def _first_layer(model: nn.Module) -> tuple[nn.Linear, nn.Module] | None:
+    """The layer that may be spanned, and what follows it, if the model begins with one."""
     if not isinstance(model, nn.Sequential) or len(model) < 2:
         return None
     flatten, layer = model[0], model[1]
     if isinstance(flatten, nn.Flatten) and isinstance(layer, nn.Linear) and layer.bias is not None:
-        return layer
+        return layer, model[2:]
     return None
 
 
@@ -300,24 +315,22 @@ def _own_samples(samples: _Samples) -> tuple[list[Tensor], Tensor]:
 
     A client's rows begin at its number times those of the client that has most.
     """
-    places, device = samples.places.cpu().numpy(), samples.places.device
-    used = [np.unique(own, return_inverse=True) for own in places]
-    most = max(len(mine) for mine, _ in used)
-    own, rows = [], []
-    for client, (mine, place) in enumerate(used):
+    device = samples.places.device
+    own, places = [], []
+    for client, (mine, rows) in enumerate(samples.used):
         images = samples.images[client].flatten(1)
         if len(mine) < len(images):
-            images = images[torch.from_numpy(mine - samples.offsets[client]).to(device)]
+            images = images[torch.from_numpy(mine).to(device)]
         own.append(images)
-        rows.append(place.reshape(places.shape[1:]) + client * most)
-    return own, torch.from_numpy(np.stack(rows)).to(device)
+        places.append(rows + client * samples.most)
+    return own, torch.from_numpy(np.stack(places)).to(device)
 
 
 def _span_costs_less(layer: nn.Linear, samples: _Samples) -> bool:
     """By the multiplications of both ways for one client, roughly."""
     _, steps, batch = samples.places.shape
     inputs, outputs = layer.in_features, layer.out_features
-    most = max(len(np.unique(own)) for own in samples.places.cpu().numpy())
+    most = samples.most
     once = most * inputs * (most + 2 * outputs)
     in_span = once + steps * (batch + STEP_COST) * most * (outputs + NARROW)
     return in_span < steps * (2 * batch + STEP_COST) * inputs * (outputs + NARROW)
