@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Final, Generic, Self, TypeVar
 
 import msgspec
+
+from propius.shell.wake import on_signals
 
 __all__ = ["Child", "Children", "close_pipes", "complain", "end_all", "tell",
            "terminated_is_interrupted"]  # fmt: skip
@@ -143,14 +145,11 @@ def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
 def terminated_is_interrupted() -> Iterator[None]:
     """SIGTERM ends the run as Ctrl-C does, so that it cleans up."""
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with on_signals(interrupt, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def close_pipes(process: subprocess.Popen[str]) -> None:

@@ -13,6 +13,7 @@ from evaluation.executor.worker import Worker
 from propius.cli.failure import fail
 from propius.errors import PropiusError
 from propius.shell import exit_codes
+from propius.shell.wake import on_signals
 
 __all__ = ["worker"]
 
@@ -53,17 +54,10 @@ def worker(
             device=place.name,
             free_bytes=place.free_bytes,
         )
-        before = {
-            number: signal.signal(number, lambda _number, _frame: running.stop())
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
+        with on_signals(running.stop, signal.SIGTERM, signal.SIGINT):
             if until_eof:
                 stop_at_eof(running.stop)
             running.run()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if running.is_training:  # nobody waits for it, and Python would
             os._exit(exit_codes.OK)
     except PropiusError as error:

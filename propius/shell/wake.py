@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -69,13 +69,20 @@ class Shutdown:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self._handle) for number in numbers]
-        try:
+        with on_signals(self.request, signal.SIGTERM, signal.SIGINT):
             yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.request()
+
+@contextmanager
+def on_signals(act: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Each of these signals calls ``act`` while the block runs; only in the main thread."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        act()
+
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
