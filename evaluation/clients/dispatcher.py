@@ -189,13 +189,12 @@ class Dispatcher:
     ) -> None:
         """One task, from its slot to its report."""
         began_s = self.now_s()
-        outcome, done_s = "dropped", None
+        done_s = None
         try:
             done_s = await self._task(client, assignment, began_s, end_s)
         except (RefusedError, RequestTimeoutError):
             pass  # the job is gone, or its round was over before we began
-        if done_s is not None:
-            outcome = "completed"
+        outcome = "dropped" if done_s is None else "completed"
         use = self._uses[client.index]
         if done_s is not None:
             use.served[assignment.job] = assignment.round

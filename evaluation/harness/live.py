@@ -115,12 +115,13 @@ def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str,
 def dispatchers(experiment: Experiment, seed: int, load_balancer: str) -> list[DispatcherSettings]:
     """The clients shared out: every one is with exactly one dispatcher."""
     config = experiment.config
+    behaviour = behaviour_settings(experiment.behaviour(seed))
     return [
         DispatcherSettings(
             load_balancer=load_balancer,
             first=own.start,
             last=own.stop,
-            behaviour=behaviour_settings(experiment.behaviour(seed)),
+            behaviour=behaviour,
             speed_up=config.speedup_factor,
             tasks_max=config.tasks_max,
         )

@@ -135,9 +135,7 @@ class _Chains:
         if attempt.state != "completed":
             return _Trained(job.version, job.moving_loss, 0, None)
         task = job.task_of(attempt.round, attempt.clients, attempt.steps)
-        trained = self._executor.train(
-            task.job, task.round, task.version, task.clients, task.hyper, task.steps
-        ).result()
+        trained = task.given_to(self._executor).result()
         job.finish(attempt.round, trained)
         self._executor.set_weights(job.job, job.version, job.weights)
         return self._result(job)

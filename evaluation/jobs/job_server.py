@@ -297,10 +297,7 @@ class JobServer:
                     self.rounds_done, clients, steps if self.settings.steps else None
                 )
                 assert self.executor is not None
-                future = self.executor.train(
-                    task.job, task.round, task.version, task.clients, task.hyper, task.steps
-                )
-                updates = await asyncio.wrap_future(future)
+                updates = await asyncio.wrap_future(task.given_to(self.executor))
                 if attempt is self.attempt:
                     asked = dict(zip(clients, steps, strict=True))
                     self._trained(

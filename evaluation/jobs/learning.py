@@ -10,6 +10,7 @@ Not here: who takes part (daemons or simulator), and the training (:mod:`evaluat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evaluation.aggregators import Update, Weights
+from evaluation.executor.handle import Executor
 from evaluation.jobs.profiles import JobProfile
 from evaluation.training.specs import Hyper
 from propius.errors import PropiusError
@@ -38,6 +40,12 @@ class Task:
     clients: tuple[int, ...]
     hyper: Hyper
     steps: tuple[int, ...] | None = None
+
+    def given_to(self, executor: Executor) -> Future[list[Update]]:
+        """Ask for it; see :meth:`evaluation.executor.handle.Executor.train`."""
+        return executor.train(
+            self.job, self.round, self.version, self.clients, self.hyper, self.steps
+        )
 
 
 class LearningJob:
