@@ -6,6 +6,7 @@ returns a :class:`Report`. What is checked:
 * every offer, claim and lease: the device's checked-in spec meets the job's requirement;
 * every lease granted or ended: ``0 ≤ allocated ≤ demand``, and ``allocated`` is what the events
   before it add up to;
+* no lease of a job while it backs off, and no more than allowed while a few devices try it;
 * a device holds one lease at a time; lease ids are unique and grow;
 * the scheduler counts supply only of client managers that are there, and none comes or goes twice.
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from propius.messages import (
+    BackOffChanged,
     CheckedIn,
     Claimed,
     JobRegistered,
@@ -222,6 +224,7 @@ class LeaseCheck:
         self._report = report
         self._rounds: dict[RoundRef, _Round] = {}
         self._held: dict[str, int] = {}  # device → its lease
+        self._allowed: dict[int, int] = {}  # job that backs off → leases that it may still get
         self._last_lease = -1
         self._incarnation = -1
 
@@ -245,6 +248,9 @@ class LeaseCheck:
                 self._ended(now_ns, event)
             case RoundChanged():
                 self._allocated(now_ns, event, 0)
+            case BackOffChanged():
+                counts["changes of back-offs"] += 1
+                self._backs_off(event)
 
     def _opened(self, event: LogOpened) -> None:
         """A segment begins; if another process writes it, what the log missed is unknown."""
@@ -252,8 +258,16 @@ class LeaseCheck:
             return
         self._incarnation = event.incarnation
         self._held.clear()
+        self._allowed.clear()
         for round_ in self._rounds.values():
             round_.allocated = -1
+
+    def _backs_off(self, event: BackOffChanged) -> None:
+        before = self._allowed.pop(event.job, 0)
+        if event.state == "waiting":
+            self._allowed[event.job] = 0
+        elif event.state == "probing":
+            self._allowed[event.job] = before + event.probes
 
     def _granted(self, now_ns: int, event: LeaseGranted) -> None:
         where = self._where(now_ns, event)
@@ -270,6 +284,10 @@ class LeaseCheck:
         self._held[event.device_id] = event.lease
         self._allocated(now_ns, event, 1)
         self._eligible(now_ns, event, where)
+        if event.job in self._allowed:
+            self._allowed[event.job] -= 1
+            if self._allowed[event.job] < 0:
+                self._report.violation(f"{where}: lease {event.lease} while the job backs off")
 
     def _eligible(self, now_ns: int, event: LeaseGranted, where: str) -> None:
         requirement = self._requirements.get(event.job)

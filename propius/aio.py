@@ -116,7 +116,7 @@ class AsyncJob(JobIdentity):
         await self._connection.call(self._session.pause_job())
 
     async def resume(self) -> None:
-        """Offer a paused job's round again."""
+        """Offer the job's round again: after :meth:`pause`, or if it backs off after failures."""
         await self._connection.call(self._session.resume())
 
     async def heartbeat(self) -> None:

@@ -108,6 +108,11 @@ class JobManagerConfig(_Section):
     keep_finished_s: Positive
     keep_finished_max: Limit
     jobs_max: Limit
+    backoff_after: Limit
+    backoff_first_s: Positive
+    backoff_max_s: Positive
+    backoff_probes: Limit
+    backoffs_max: Limit
 
 
 class SchedulerConfig(_Section):

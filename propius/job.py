@@ -149,7 +149,7 @@ class Job(JobIdentity):
         self._connection.call(self._session.pause_job())
 
     def resume(self) -> None:
-        """Offer a paused job's round again."""
+        """Offer the job's round again: after :meth:`pause`, or if it backs off after failures."""
         self._connection.call(self._session.resume())
 
     def heartbeat(self) -> None:
@@ -199,7 +199,10 @@ class Job(JobIdentity):
 
 
 class Operator:
-    """An operator, who may show, list and cancel every job; ``key`` is the job manager's."""
+    """An operator, who may show, list, pause, resume and cancel every job.
+
+    ``key`` is the job manager's.
+    """
 
     def __init__(self, endpoint: str, key: bytes, *, timeout_s: float = 30.0) -> None:
         self._connection = Connection(endpoint)
@@ -224,6 +227,14 @@ class Operator:
     def cancel(self, job: int, reason: str = "") -> None:
         """Stop a job for good, for a reason that is kept with it."""
         self._connection.call(self._session.cancel(job, reason))
+
+    def pause(self, job: int) -> None:
+        """Offer a job's open round to nobody until :meth:`resume`."""
+        self._connection.call(self._session.pause_job(job))
+
+    def resume(self, job: int) -> None:
+        """Offer a job's round again, paused or backing off; its failures are counted anew."""
+        self._connection.call(self._session.resume_job(job))
 
     def close(self) -> None:
         """Close the connection."""

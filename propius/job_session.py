@@ -155,7 +155,7 @@ class JobSession(Session):
         yield from self.ask(messages.Pause(job=fence.job, secret=fence.secret), Ok)
 
     def resume(self) -> Talk[None]:
-        """Offer a paused job's round again."""
+        """Offer the job's round again, paused or backing off."""
         fence = self._fence()
         yield from self.ask(messages.Resume(job=fence.job, secret=fence.secret), Ok)
 
@@ -207,3 +207,11 @@ class OperatorSession(Session):
     def cancel(self, job: int, reason: str = "") -> Talk[None]:
         """Stop a job for good."""
         yield from self.ask(messages.Cancel(job=job, secret=self.key, reason=reason), Ok)
+
+    def pause_job(self, job: int) -> Talk[None]:
+        """Offer a job's open round to nobody until it is resumed."""
+        yield from self.ask(messages.Pause(job=job, secret=self.key), Ok)
+
+    def resume_job(self, job: int) -> Talk[None]:
+        """Offer a job's round again, paused or backing off; its failures are counted anew."""
+        yield from self.ask(messages.Resume(job=job, secret=self.key), Ok)

@@ -99,6 +99,7 @@ class ErrorCode(enum.StrEnum):
     NOT_OFFERED = "not_offered"
     ROUND_FULL = "round_full"
     ROUND_CLOSED = "round_closed"
+    JOB_BACKS_OFF = "job_backs_off"  # all its last devices failed: nobody is sent there now
     DEVICE_BUSY = "device_busy"  # holds another lease
     STALE_TOKEN = "stale_token"  # the lease is over, or was never this device's
     LIMIT = "limit"  # a table of the server is full (jobs, waiting clients)
@@ -252,7 +253,7 @@ class Cancel(Message, frozen=True, kw_only=True):
 
 
 class Pause(Message, frozen=True, kw_only=True):
-    """Offer the job's open round to nobody until it is resumed."""
+    """Offer the job's open round to nobody until it is resumed; may be the operator's."""
 
     kind: ClassVar[str] = "pause"
     job: JobId
@@ -260,7 +261,7 @@ class Pause(Message, frozen=True, kw_only=True):
 
 
 class Resume(Message, frozen=True, kw_only=True):
-    """Offer a paused job's round again."""
+    """Offer a job's round again, paused or backing off; ``secret`` may be the operator's key."""
 
     kind: ClassVar[str] = "resume"
     job: JobId
@@ -326,6 +327,9 @@ class RoundStatus(Message, frozen=True, kw_only=True):
     filled_after_s: Age  # scheduling delay; -1 until filled for the first time
     ended_after_s: Age  # -1 until ended
     lost: Annotated[list[LeaseId], Meta(max_length=DEMAND_MAX)]  # failed or expired, newest 1,000
+    backoff: Name = "none"  # a BackOff of daemons/job_manager/states.py
+    backoff_s: Seconds = 0.0  # for so long from now nobody is sent
+    reason: Text = ""  # why not, or why the job is paused
 
 
 class JobStatus(Message, frozen=True, kw_only=True):
@@ -335,7 +339,7 @@ class JobStatus(Message, frozen=True, kw_only=True):
     job: JobId
     name: Name
     state: Name  # a JobState of daemons/job_manager/states.py
-    reason: Text  # why it was cancelled or expired
+    reason: Text  # why it was cancelled, expired, backs off, or was paused
     requirement: Vector
     requirement_id: RequirementId
     demand: Count
@@ -354,6 +358,9 @@ class JobStatus(Message, frozen=True, kw_only=True):
     mean_scheduling_delay_s: Age  # over the rounds that filled; -1 if none
     mean_response_s: Age  # first fill -> enough reports; -1 if none
     jct_s: Age  # -1 while the job lives
+    backoff: Name = "none"  # a BackOff of daemons/job_manager/states.py
+    backoff_s: Seconds = 0.0  # for so long from now nobody is sent
+    backoffs: Count = 0  # in a row
 
 
 class JobList(Message, frozen=True, kw_only=True):
@@ -775,6 +782,18 @@ class JobChanged(Message, frozen=True, kw_only=True):
     reason: Text
 
 
+class BackOffChanged(Message, frozen=True, kw_only=True):
+    """A job's back-off began, was over, or let devices try the job."""
+
+    kind: ClassVar[str] = "back_off_changed"
+    job: JobId
+    state: Name  # a BackOff of daemons/job_manager/states.py
+    backoffs: Count  # in a row
+    wait_s: Seconds  # waiting: for so long nobody is sent; probing: until a few more are
+    probes: Count  # probing: how many (more) may be sent
+    reason: Text
+
+
 class CheckedIn(Message, frozen=True, kw_only=True):
     kind: ClassVar[str] = "checked_in"
     device_id: DeviceId
@@ -925,10 +944,10 @@ CLIENT_REQUESTS: Final = (GetSchema, CheckIn, Accept, Decline, Report)
 INSIDE: Final = (Hello, Welcome, Reject, Beat, Forward, Deliver, Undeliverable, Claims,
                  ClaimResults, Snapshot, JobEvents, NeedSnapshot, Supply, Plan)  # fmt: skip
 EVENTS: Final = (LogOpened, MatcherStarted, PlannerStarted, JobRegistered, RoundOpened,
-                 LeaseGranted, LeaseEnded, RoundChanged, JobChanged, CheckedIn, Offered, Claimed,
-                 LookedUp, ClaimAnswered, Declined, ClientForgotten, TimeLooked, WaitingMatched,
-                 SchedulerMet, PlanApplied, PlanMade, PlanFailed, SupplyReceived, ManagerJoined,
-                 ManagerLeft, JobsReceived)  # fmt: skip
+                 LeaseGranted, LeaseEnded, RoundChanged, JobChanged, BackOffChanged, CheckedIn,
+                 Offered, Claimed, LookedUp, ClaimAnswered, Declined, ClientForgotten, TimeLooked,
+                 WaitingMatched, SchedulerMet, PlanApplied, PlanMade, PlanFailed, SupplyReceived,
+                 ManagerJoined, ManagerLeft, JobsReceived)  # fmt: skip
 
 MESSAGES: Final[dict[str, type[Message]]] = {
     cls.kind: cls for cls in (*REPLIES, *JOB_REQUESTS, *CLIENT_REQUESTS, *INSIDE, *EVENTS)

@@ -10,7 +10,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from daemons.job_manager.states import JOB, JOB_LIVE, ROUND, ROUND_LIVE, Machine, StateT
+from daemons.job_manager.states import (
+    BACK_OFF,
+    JOB,
+    JOB_LIVE,
+    ROUND,
+    ROUND_LIVE,
+    BackOff,
+    Machine,
+    StateT,
+)
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "states.md"
 
@@ -19,6 +28,7 @@ HEAD = """# States of jobs and rounds
 Made by `scripts/make_state_diagrams.py` from `daemons/job_manager/states.py`; edit that file.
 Anything that is not an arrow here is refused with `wrong_state`, or is a bug that stops the daemon.
 Whether a job is paused is a flag beside its state: its round stays and is offered to nobody.
+A live job has a back-off beside its state, too (`daemons/job_manager/backoff.py`).
 """
 
 
@@ -39,7 +49,12 @@ def main() -> int:
 
 def render() -> str:
     """The whole file."""
-    return "\n".join([HEAD, *_section(JOB, JOB_LIVE), *_section(ROUND, ROUND_LIVE)])
+    sections = [
+        *_section(JOB, JOB_LIVE),
+        *_section(ROUND, ROUND_LIVE),
+        *_section(BACK_OFF, frozenset(BackOff)),
+    ]
+    return "\n".join([HEAD, *sections])
 
 
 def _section(machine: Machine[StateT], live: frozenset[StateT]) -> list[str]:

@@ -60,6 +60,8 @@ class Book:
         self.lease_due: Deadlines[int] = Deadlines()
         self.round_due: Deadlines[RoundRef] = Deadlines()
         self.silence_due: Deadlines[int] = Deadlines()
+        self.backoff_due: Deadlines[int] = Deadlines()  # live jobs whose back-off is not none
+        self.completed_ns = -1  # when a device last completed a task, of whatever job; not stored
         self.sessions = Sessions(self.changes)
         self.device_answers = DeviceAnswers(
             self.changes, int(settings.answer_horizon_s * SECOND_NS), settings.device_answers_max
@@ -87,6 +89,8 @@ class Book:
             self.live_jobs += 1
             self.heard_ns[job.job] = now_ns
             self.silence_due.set(job.job, now_ns + self.silence_ns())
+            if job.backoff_until_ns != NEVER:
+                self.backoff_due.set(job.job, job.backoff_until_ns)
         else:
             self.finished[job.job] = job.finished_ns
 
@@ -96,6 +100,7 @@ class Book:
         self.live_jobs -= 1
         self.heard_ns.pop(job.job)
         self.silence_due.drop(job.job)
+        self.backoff_due.drop(job.job)
         self.finished[job.job] = now_ns
         self.changes.put(job)
         self.offer_changed(job.job)

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from daemons.job_manager.backoff import slots_allowed
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import DeviceAnswer, Round
 from daemons.job_manager.rounds import grant, release
@@ -104,6 +105,8 @@ def _refusal(book: Book, claim: Claim, round_: Round | None) -> str:
         return ErrorCode.ROUND_FULL
     if round_.state is not RoundState.OPEN or job.paused:
         return ErrorCode.ROUND_CLOSED
+    if slots_allowed(book, job) <= 0:
+        return ErrorCode.JOB_BACKS_OFF
     if claim.device_id in book.lease_of:
         return ErrorCode.DEVICE_BUSY
     if len(book.leases) >= book.settings.leases_max:

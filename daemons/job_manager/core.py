@@ -23,7 +23,7 @@ from daemons.job_manager.queries import offered_state
 from daemons.job_manager.recovery import Records, recover
 from daemons.job_manager.refusal import Refusal
 from daemons.job_manager.settings import JobManagerSettings
-from daemons.job_manager.states import JOB_LIVE
+from daemons.job_manager.states import JOB_LIVE, BackOff
 from daemons.job_manager.timers import Timers
 from daemons.job_manager.verbs import CHANGING, answer_change, answer_query
 from daemons.job_manager.watches import Answered, Watches
@@ -31,6 +31,7 @@ from propius.core import SECOND_NS, Commit, Core, Frames, Link, Record
 from propius.messages import (
     INSIDE_PAYLOAD_BYTES_MAX,
     JOB_REQUESTS,
+    BackOffChanged,
     Beat,
     ClaimResult,
     ClaimResults,
@@ -166,13 +167,15 @@ class JobManagerCore(Core):
 
     def flush(self, now_ns: int) -> None:
         book = self.book
-        self._answer(self.watches.changed(book.changed_rounds))
-        self._answer(self.watches.purged(book.purged_jobs))
+        self._answer(self.watches.changed(now_ns, book.changed_rounds))
+        self._answer(self.watches.purged(now_ns, book.purged_jobs))
         book.changed_rounds.clear()
         book.purged_jobs.clear()
         self._tell_scheduler()
         self._answer_managers()
         for event in book.events:
+            if isinstance(event, BackOffChanged):
+                self._tell_back_off(event)
             self._outbox.add(Record(now_ns, event))
         book.events.clear()
         if book.changes:
@@ -185,7 +188,7 @@ class JobManagerCore(Core):
 
     def drain(self, now_ns: int) -> None:
         self._draining = True
-        self._answer(self.watches.end_all())
+        self._answer(self.watches.end_all(now_ns))
 
     def drained(self) -> bool:
         idle = not self._outbox and not self.book.changes
@@ -211,6 +214,7 @@ class JobManagerCore(Core):
             "rounds_live": len(book.free),
             "rounds_kept": len(book.rounds),
             "leases_held": len(book.leases),
+            "jobs_backing_off": len(book.backoff_due),
             "watches_held": len(self.watches),
             "sessions_remembered": len(book.sessions),
             "device_answers_remembered": len(book.device_answers),
@@ -359,6 +363,21 @@ class JobManagerCore(Core):
             answer = ClaimResults(seq=self._seq, claims=claims, reports=reports)
             self._outbox.add(ToManager(peer.name, peer.incarnation, answer))
         self._results.clear()
+
+    def _tell_back_off(self, event: BackOffChanged) -> None:
+        """People hear of it in the log and in the metrics."""
+        self.count(f"backoffs_{event.state}")
+        if event.state == BackOff.WAITING:
+            self.say(
+                "warning",
+                "job_backs_off",
+                job=event.job,
+                in_a_row=event.backoffs,
+                wait_s=event.wait_s,
+                why=event.reason,
+            )
+        elif event.state == BackOff.NONE:
+            self.say("info", "back_off_over", job=event.job, why=event.reason)
 
     def _release(self, now_ns: int) -> None:
         """Say what the store has by now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from daemons.job_manager.answers import SESSIONS_PER_JOB
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job, Round
-from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, JobState, RoundState
+from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, BackOff, JobState, RoundState
 
 
 def check(book: Book) -> None:
@@ -76,9 +76,22 @@ def _check_job(book: Book, job: Job) -> None:
     assert live == (job.job in book.heard_ns), f"{who}: {job.state}, heard"
     assert live == (book.silence_due.get(job.job) is not None), f"{who}: {job.state}, silence timer"
     assert live == (job.job not in book.finished), f"{who}: {job.state}, finished"
+    if live:
+        _check_backoff(book, job, who)
     assert job.requirement_id in book.requirements, f"{who}: requirement {job.requirement_id}"
     assert job.job < book.meta.next_job, f"{who}: number was not given"
     assert job.round == -1 or round_ is not None, f"{who}: round {job.round} is not kept"
+
+
+def _check_backoff(book: Book, job: Job, who: str) -> None:
+    settings, off = book.settings, job.backoff is BackOff.NONE
+    due_ns = book.backoff_due.get(job.job)
+    assert off == (due_ns is None), f"{who}: back-off {job.backoff}, timer {due_ns}"
+    assert due_ns is None or due_ns == job.backoff_until_ns, f"{who}: back-off's timer"
+    assert off == (job.backoff_until_ns == NEVER), f"{who}: back-off {job.backoff} until"
+    assert off == (job.backoffs == 0), f"{who}: back-off {job.backoff}, {job.backoffs} in a row"
+    assert job.backoffs <= settings.backoffs_max, f"{who}: {job.backoffs} back-offs in a row"
+    assert job.probes <= settings.backoff_probes, f"{who}: {job.probes} probes"
 
 
 def _check_leases(book: Book) -> None:

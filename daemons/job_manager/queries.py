@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from daemons.job_manager.backoff import SLOTS_UNLIMITED, slots_allowed
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job, Round
-from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, RoundState
+from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE, BackOff, RoundState
 from propius.core import SECOND_NS
 from propius.messages import JobHistory, JobList, JobState, JobStatus, ListJobs, RoundStatus
 
 
-def round_status(book: Book, round_: Round) -> RoundStatus:
+def round_status(book: Book, now_ns: int, round_: Round) -> RoundStatus:
     """A round as a job server may watch it."""
+    job = book.jobs[round_.job]
+    live = round_.state in ROUND_LIVE
     return RoundStatus(
         job=round_.job,
         round=round_.round,
@@ -28,6 +31,9 @@ def round_status(book: Book, round_: Round) -> RoundStatus:
         filled_after_s=_since_s(round_.opened_ns, round_.filled_ns),
         ended_after_s=_since_s(round_.opened_ns, round_.ended_ns),
         lost=list(round_.lost),
+        backoff=job.backoff if live else BackOff.NONE,
+        backoff_s=_backoff_s(job, now_ns) if live else 0.0,
+        reason=job.reason if live else "",
     )
 
 
@@ -59,6 +65,9 @@ def job_status(book: Book, now_ns: int, job: Job) -> JobStatus:
         mean_scheduling_delay_s=_mean_s(job.delay_sum_ns, job.filled_rounds),
         mean_response_s=_mean_s(job.response_sum_ns, job.answered_rounds),
         jct_s=-1.0 if live else _span_s(job.registered_ns, job.finished_ns),
+        backoff=job.backoff if live else BackOff.NONE,
+        backoff_s=_backoff_s(job, now_ns) if live else 0.0,
+        backoffs=job.backoffs if live else 0,
     )
 
 
@@ -77,9 +86,17 @@ def list_jobs(book: Book, now_ns: int, asked: ListJobs) -> JobList:
 
 
 def offered_state(book: Book, job: Job) -> JobState:
-    """A live job as the scheduler sees it; its round only while live and not paused."""
+    """A live job as the scheduler sees it; its round only while live and not paused.
+
+    A round in back-off is not there at all; while its job is probing it wants a few devices.
+    """
     round_ = book.rounds.get((job.job, job.round))
-    shown = round_ if round_ and round_.state in ROUND_LIVE and not job.paused else None
+    hidden = job.paused or job.backoff is BackOff.WAITING
+    shown = round_ if round_ and round_.state in ROUND_LIVE and not hidden else None
+    demand = shown.demand if shown else 0
+    allowed = slots_allowed(book, job)
+    if shown and allowed < SLOTS_UNLIMITED:
+        demand = min(demand, shown.allocated + allowed)
     return JobState(
         job=job.job,
         requirement_id=job.requirement_id,
@@ -90,7 +107,7 @@ def offered_state(book: Book, job: Job) -> JobState:
         demand_estimate=job.demand,
         rounds_estimate=job.rounds,
         round=shown.round if shown else -1,
-        demand=shown.demand if shown else 0,
+        demand=demand,
         allocated=shown.allocated if shown else 0,
         opened_ns=max(0, shown.opened_ns) if shown else 0,
         history=JobHistory(
@@ -101,6 +118,12 @@ def offered_state(book: Book, job: Job) -> JobState:
             rounds_ns=job.rounds_sum_ns,
         ),
     )
+
+
+def _backoff_s(job: Job, now_ns: int) -> float:
+    """How long nobody will be sent to the job."""
+    waits = job.backoff is BackOff.WAITING
+    return _span_s(now_ns, job.backoff_until_ns) if waits else 0.0
 
 
 def _since_s(start_ns: int, end_ns: int) -> float:

@@ -14,7 +14,7 @@ from typing import ClassVar, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from daemons.job_manager.states import JobState, RoundState
+from daemons.job_manager.states import BackOff, JobState, RoundState
 from daemons.store.interface import StoreError
 from propius.core import Change, Delete, Put
 
@@ -105,6 +105,13 @@ class Job(Record, kw_only=True):
     last_delay_ns: int = 0
     last_response_ns: int = 0
     rounds_sum_ns: int = 0
+    # The back-off (backoff.py). Rows of before have none of these.
+    backoff: BackOff = BackOff.NONE
+    backoff_until_ns: int = NEVER  # the next time_over
+    backoffs: int = 0  # in a row
+    failures: int = 0  # in a row; while probing, of those sent since
+    probes: int = 0  # slots given while probing, less those allowed since
+    probes_from: int = 0  # the first lease of them
 
     def key(self) -> str:
         return str(self.job)

@@ -103,6 +103,10 @@ def _move_to_this_boot(book: Book, now_ns: int, shift_ns: int) -> None:
         if job.job in book.finished:
             job.finished_ns += shift_ns
             book.finished[job.job] = job.finished_ns
+        if job.backoff_until_ns != NEVER:
+            job.backoff_until_ns = _moved(job.backoff_until_ns, shift_ns)
+        if book.backoff_due.get(job.job) is not None:
+            book.backoff_due.set(job.job, job.backoff_until_ns)
         book.changes.put(job)
     for ref, round_ in book.rounds.items():
         _move_round(round_, shift_ns)
@@ -120,8 +124,13 @@ def _move_round(round_: Round, shift_ns: int) -> None:
     for name in ("deadline_ns", "filled_ns", "enough_ns", "ended_ns"):
         before_ns: int = getattr(round_, name)
         if before_ns != NEVER:
-            moved_ns = before_ns + shift_ns
-            setattr(round_, name, moved_ns if moved_ns != NEVER else NEVER - 1)
+            setattr(round_, name, _moved(before_ns, shift_ns))
+
+
+def _moved(time_ns: int, shift_ns: int) -> int:
+    """A time that has come or will, on this boot's clock: never the one that means NEVER."""
+    moved_ns = time_ns + shift_ns
+    return moved_ns if moved_ns != NEVER else NEVER - 1
 
 
 def _read(records: Records, cls: type[RecordT]) -> list[RecordT]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daemons.job_manager.backoff import count_grant, judge
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job, Lease, Round
 from daemons.job_manager.states import JOB, ROUND, ROUND_LIVE, JobState, RoundState, step
@@ -65,6 +66,7 @@ def grant(book: Book, now_ns: int, round_: Round, device_id: str, manager: int) 
     )
     book.add_lease(lease)
     book.changes.put(lease)
+    count_grant(book, book.jobs[round_.job])
     round_.allocated += 1
     book.round_changed(round_)
     book.offer_changed(round_.job)
@@ -105,6 +107,7 @@ def release(book: Book, now_ns: int, lease: Lease, outcome: Outcome) -> None:
             allocated=round_.allocated,
         )
     )
+    judge(book, now_ns, job, round_, lease, outcome)
     if outcome is Outcome.COMPLETED:
         _look_for_enough(book, now_ns, job, round_)
     elif round_.state is RoundState.FILLED:

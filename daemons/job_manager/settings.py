@@ -25,6 +25,11 @@ class JobManagerSettings:
     jobs_max: int = 10_000  # live ones
     rounds_kept_max: int = 1_000  # rounds of one job that can still be watched
     leases_max: int = 1_000_000  # held at once, over all jobs
+    backoff_after: int = 16  # leases of a job that fail in a row until nobody is sent there …
+    backoff_first_s: float = 5.0  # … for this long the first time, twice as long each next …
+    backoff_max_s: float = 300.0  # … and at most this long
+    backoff_probes: int = 3  # devices that are sent when a back-off is over
+    backoffs_max: int = 12  # in a row, until the job is paused
     answer_horizon_s: float = 120.0  # how long a device may repeat a request
     device_answers_max: int = 200_000  # remembered answers, one a device
     staged_max: int = 50_000  # answers that wait for the store before new requests get `busy`

@@ -3,7 +3,7 @@
 A handler asks :func:`step` before it changes anything; what is not in the table raises
 :class:`IllegalTransitionError` there and nowhere else. ``docs/states.md`` is made from this file by
 ``scripts/make_state_diagrams.py``. Whether a job is paused is a flag beside its state: a paused job
-keeps its round, which is offered to nobody.
+keeps its round, which is offered to nobody. So is its back-off, which has a machine of its own.
 
 >>> step(ROUND, RoundState.OPEN, "fill", "round 0 of job 7")
 <RoundState.FILLED: 'filled'>
@@ -43,7 +43,15 @@ class RoundState(enum.StrEnum):
     FAILED = "failed"  # its deadline came, with too few reports
 
 
-StateT = TypeVar("StateT", JobState, RoundState)
+class BackOff(enum.StrEnum):
+    """Whether devices are sent to a live job, by what became of the last ones (``backoff.py``)."""
+
+    NONE = "none"  # as many as its round wants
+    WAITING = "waiting"  # nobody, until a time is over: all failed
+    PROBING = "probing"  # a few, to see whether one completes
+
+
+StateT = TypeVar("StateT", JobState, RoundState, BackOff)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,22 @@ ROUND: Final = Machine(
         (RoundState.FILLED, "deadline_with_enough"): RoundState.CLOSED,
         (RoundState.OPEN, "deadline_with_too_few"): RoundState.FAILED,
         (RoundState.FILLED, "deadline_with_too_few"): RoundState.FAILED,
+    },
+)
+
+BACK_OFF: Final = Machine(
+    "back-off",
+    BackOff.NONE,
+    {
+        (BackOff.NONE, "all_failed"): BackOff.WAITING,
+        (BackOff.WAITING, "time_over"): BackOff.PROBING,
+        (BackOff.PROBING, "time_over"): BackOff.PROBING,  # those sent are silent: a few more
+        (BackOff.PROBING, "all_failed"): BackOff.WAITING,
+        (BackOff.PROBING, "give_up"): BackOff.NONE,  # the job is paused
+        (BackOff.WAITING, "completed"): BackOff.NONE,
+        (BackOff.PROBING, "completed"): BackOff.NONE,
+        (BackOff.WAITING, "resume"): BackOff.NONE,
+        (BackOff.PROBING, "resume"): BackOff.NONE,
     },
 )
 

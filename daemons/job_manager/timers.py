@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from daemons.job_manager.backoff import time_over
 from daemons.job_manager.book import CLOCK_IDLE_NS, Book
 from daemons.job_manager.rounds import deadline_round, end_job, expire_lease, purge_job
 from propius.core import SECOND_NS
@@ -29,7 +30,12 @@ class Timers:
         times = [max(due, book.not_before_ns) for due in judged if due is not None]
         times += [
             due
-            for due in (book.round_due.next_ns(), book.device_answers.due_ns(), self._purge_ns())
+            for due in (
+                book.round_due.next_ns(),
+                book.backoff_due.next_ns(),
+                book.device_answers.due_ns(),
+                self._purge_ns(),
+            )
             if due is not None
         ]
         if book.live_jobs:
@@ -45,6 +51,11 @@ class Timers:
                 break
             deadline_round(book, now_ns, book.rounds[ref])
             count("rounds_at_deadline")
+        for _ in range(WORK_MAX):
+            job = book.backoff_due.pop(now_ns)
+            if job is None:
+                break
+            time_over(book, now_ns, book.jobs[job])
         if now_ns >= book.not_before_ns:
             self._judge(now_ns, count)
         self._purge(now_ns, count)

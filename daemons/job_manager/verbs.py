@@ -10,6 +10,7 @@ import math
 from typing import Final
 
 from daemons.job_manager.answers import NO_JOB, SessionMemory, digest_of
+from daemons.job_manager.backoff import resume
 from daemons.job_manager.book import Book
 from daemons.job_manager.queries import job_status, list_jobs
 from daemons.job_manager.records import Job
@@ -49,6 +50,7 @@ ChangingVerb = Register | Attach | StartRequest | EndRequest | CompleteJob | Can
 CHANGING: Final = (
     Register, Attach, StartRequest, EndRequest, CompleteJob, Cancel, Pause, Resume,
 )  # fmt: skip
+OPERATORS: Final = (Cancel, Pause, Resume)  # what the operator's key may ask, too
 
 
 def answer_query(book: Book, now_ns: int, message: Heartbeat | Show | ListJobs) -> Message:
@@ -85,17 +87,22 @@ def answer_change(
     elif isinstance(message, Attach):
         memory, answer = _attached(book, now_ns, header, memory, message)
     else:
-        job = admitted(book, now_ns, message, operator=isinstance(message, Cancel))
+        job = admitted(book, now_ns, message, operator=isinstance(message, OPERATORS))
         if memory is not None and memory.record.job != job.job:
             memory = None
-        if memory is None and not isinstance(message, Cancel):
-            # A cancel needs no memory: it can be done only once, and says ok as often as asked.
+        if memory is None and not _needs_no_memory(book, message):
             text = f"no session is open for job {job.job}: attach first"
             raise Refusal(ErrorCode.UNKNOWN_SESSION, text)
         answer = _changed(book, now_ns, job, message)
     if memory is not None:
         book.sessions.remember(memory, header.request, digest, answer)
     return answer
+
+
+def _needs_no_memory(book: Book, message: JobVerb) -> bool:
+    """What operators ask: done twice it has the effect of once. A cancel is that of anybody."""
+    by_operator = tokens.matches(book.operator_key, message.secret)
+    return isinstance(message, Cancel) or (isinstance(message, OPERATORS) and by_operator)
 
 
 def admitted(book: Book, now_ns: int, message: JobVerb, *, operator: bool = False) -> Job:
@@ -260,6 +267,8 @@ def _set_paused(book: Book, job: Job, verb: str) -> None:
     if job.state not in JOB_LIVE:
         raise IllegalTransitionError(f"job {job.job}", job.state, verb)
     paused = verb == Pause.kind
+    if not paused:
+        resume(book, job)
     if paused != job.paused:
         job.paused = paused
         book.changes.put(job)

@@ -58,23 +58,23 @@ class Watches:
         watch = Watch(peer, header, asked)
         version = self._book.rounds[job.job, asked.round].version
         if asked.wait_s == 0 or asked.seen != version:
-            return [(watch, self._status(watch))]
+            return [(watch, self._status(now_ns, watch))]
         return self._hold(now_ns, watch)
 
-    def changed(self, rounds: Iterable[RoundRef]) -> list[Answered]:
+    def changed(self, now_ns: int, rounds: Iterable[RoundRef]) -> list[Answered]:
         """The watches that these rounds' changes answer, no longer held."""
         answered = []
         for job, number in rounds:
             of_job = self._by_job.get(job, {})
             for key in [key for key, watch in of_job.items() if watch.asked.round == number]:
                 watch = self._take(key)
-                answered.append((watch, self._status(watch)))
+                answered.append((watch, self._status(now_ns, watch)))
         return answered
 
-    def purged(self, jobs: Iterable[int]) -> list[Answered]:
+    def purged(self, now_ns: int, jobs: Iterable[int]) -> list[Answered]:
         """The watches of jobs that are gone, no longer held."""
         return [
-            (watch := self._take(key), self._status(watch))
+            (watch := self._take(key), self._status(now_ns, watch))
             for job in jobs
             for key in list(self._by_job.get(job, ()))
         ]
@@ -88,13 +88,13 @@ class Watches:
         answered = []
         while (key := self._due.pop(now_ns)) is not None:
             watch = self._take(key)
-            answered.append((watch, self._status(watch)))
+            answered.append((watch, self._status(now_ns, watch)))
         return answered
 
-    def end_all(self) -> list[Answered]:
+    def end_all(self, now_ns: int) -> list[Answered]:
         """Every watch, answered with its round as it is."""
         keys = [key for of_job in self._by_job.values() for key in of_job]
-        return [(watch := self._take(key), self._status(watch)) for key in keys]
+        return [(watch := self._take(key), self._status(now_ns, watch)) for key in keys]
 
     def _hold(self, now_ns: int, watch: Watch) -> list[Answered]:
         key = (watch.asked.job, watch.header.sender, watch.header.session)
@@ -108,7 +108,7 @@ class Watches:
             displaced = self._take(next(iter(of_job)))
         self._by_job.setdefault(watch.asked.job, {})[key] = watch
         self._due.set(key, now_ns + int(watch.asked.wait_s * SECOND_NS))
-        return [(displaced, self._status(displaced))] if displaced else []
+        return [(displaced, self._status(now_ns, displaced))] if displaced else []
 
     def _take(self, key: WatchKey) -> Watch:
         of_job = self._by_job[key[0]]
@@ -118,9 +118,9 @@ class Watches:
         self._due.drop(key)
         return watch
 
-    def _status(self, watch: Watch) -> Message:
+    def _status(self, now_ns: int, watch: Watch) -> Message:
         round_ = self._book.rounds.get((watch.asked.job, watch.asked.round))
         if round_ is None:
             text = f"round {watch.asked.round} of job {watch.asked.job} is not kept any more"
             return Error(code=ErrorCode.UNKNOWN_JOB, text=text)
-        return round_status(self._book, round_)
+        return round_status(self._book, now_ns, round_)

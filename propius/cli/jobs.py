@@ -20,7 +20,9 @@ from propius.errors import UsageError
 from propius.job import Operator
 from propius.messages import JobStatus
 
-app = typer.Typer(no_args_is_help=True, help="List, show and cancel jobs, as the operator.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, show, pause, resume and cancel jobs, as the operator."
+)
 
 JobArgument = Annotated[int, typer.Argument(metavar="JOB", min=0, help="The job's number.")]
 
@@ -79,6 +81,34 @@ def cancel(
     typer.echo(json.dumps({"job": job, "cancelled": True}) if as_json else f"job {job} cancelled")
 
 
+@app.command()
+def pause(
+    job: JobArgument,
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Send no more devices to a job until it is resumed; those that work go on."""
+    with _operator(config, state_dir, timeout_s) as operator:
+        operator.pause(job)
+    typer.echo(json.dumps({"job": job, "paused": True}) if as_json else f"job {job} paused")
+
+
+@app.command()
+def resume(
+    job: JobArgument,
+    config: ConfigOption = None,
+    state_dir: StateOption = None,
+    timeout_s: TimeoutOption = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Send devices to a job again that is paused, or backs off because all of them failed."""
+    with _operator(config, state_dir, timeout_s) as operator:
+        operator.resume(job)
+    typer.echo(json.dumps({"job": job, "paused": False}) if as_json else f"job {job} resumed")
+
+
 @contextmanager
 def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> Iterator[Operator]:
     """A connection to the job manager of the state directory; what goes wrong is one line."""
@@ -113,12 +143,28 @@ def _table(jobs: list[JobStatus]) -> Table:
     for job in jobs:
         rounds = f"{job.rounds_done}/{job.rounds or '?'} {job.round_state}".strip()
         held = f"{job.allocated}/{job.round_demand}" if job.round >= 0 else ""
-        state = f"{job.state} ({job.reason})" if job.reason else job.state
         delay, response = (
             f"{value:.2f}" if value >= 0 else ""
             for value in (job.mean_scheduling_delay_s, job.mean_response_s)
         )
         table.add_row(
-            str(job.job), job.name, state, rounds, held, str(job.devices_completed), delay, response
+            str(job.job),
+            job.name,
+            _state(job),
+            rounds,
+            held,
+            str(job.devices_completed),
+            delay,
+            response,
         )
     return table
+
+
+def _state(job: JobStatus) -> str:
+    """The state, and what stands in the way: ``requesting, backs off 12 s (…)``."""
+    state = job.state
+    if job.backoff == "waiting":
+        state += f", backs off {job.backoff_s:.0f} s"
+    elif job.backoff == "probing":
+        state += ", a few devices try it"
+    return f"{state} ({job.reason})" if job.reason else state

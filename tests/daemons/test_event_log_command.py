@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from daemons.event_log_check import check
 from daemons.event_log_command import app
 from propius.messages import (
+    BackOffChanged,
     CheckedIn,
     Claimed,
     JobRegistered,
@@ -75,6 +76,11 @@ def ended(device: str, lease: int, allocated: int, outcome: Outcome = Outcome.FA
     )
 
 
+def back_off(state: str, probes: int = 0) -> BackOffChanged:
+    """The back-off of job 1 is in another state."""
+    return BackOffChanged(job=1, state=state, backoffs=1, wait_s=5.0, probes=probes, reason="")
+
+
 def checked_in(device: str, ram: float = 8.0) -> CheckedIn:
     """A device with so much memory."""
     return CheckedIn(device_id=device, spec=[ram], option=1.0, hold_s=0.0)
@@ -131,6 +137,11 @@ def test_good_log_has_no_violation(tmp_path: Path) -> None:
          [registered(), round_opened(2), granted(ONE, 3, 1), granted(ONE, 4, 2)]),
         ("granted after lease 4", "job_manager",
          [registered(), round_opened(2), granted(ONE, 4, 1), granted(TWO, 4, 2)]),
+        ("lease 3 while the job backs off", "job_manager",
+         [registered(), round_opened(1), back_off("waiting"), granted(ONE, 3, 1)]),
+        ("lease 4 while the job backs off", "job_manager",
+         [registered(), round_opened(2), back_off("waiting"), back_off("probing", probes=1),
+          granted(ONE, 3, 1), granted(TWO, 4, 2)]),
         ("but it holds 3", "job_manager",
          [registered(), round_opened(2), granted(ONE, 3, 1), ended(ONE, 2, 0)]),
     ],
@@ -272,3 +283,24 @@ def test_managers_out_of_order_are_found(tmp_path: Path, events: list[Message], 
     write(tmp_path, "scheduler", *events)
     (violation,) = check(tmp_path).violations
     assert said in violation
+
+
+def test_leases_of_a_job_that_is_tried_again_are_no_violation(tmp_path: Path) -> None:
+    """So many as may try it, a few more when those said nothing, and all when it is over."""
+    write(
+        tmp_path,
+        "job_manager",
+        registered(),
+        round_opened(4),
+        back_off("waiting"),
+        back_off("probing", probes=1),
+        granted("1" * 32, 1, 1),
+        back_off("probing", probes=1),
+        granted("2" * 32, 2, 2),
+        back_off("none"),
+        granted("3" * 32, 3, 3),
+        granted("4" * 32, 4, 4),
+    )
+    report = check(tmp_path)
+    assert report.violations == []
+    assert report.counts["changes of back-offs"] == 4

@@ -313,8 +313,8 @@ def watch_round_that_misses_a_change(plant: pytest.MonkeyPatch) -> None:
     """Of the rounds that one batch changes, the first is not told to those who watch it."""
     right = watches.Watches.changed
 
-    def changed(self: watches.Watches, of_rounds: Any) -> Any:
-        return right(self, list(of_rounds)[1:])
+    def changed(self: watches.Watches, now_ns: int, of_rounds: Any) -> Any:
+        return right(self, now_ns, list(of_rounds)[1:])
 
     plant.setattr(watches.Watches, "changed", changed)
 

@@ -202,10 +202,10 @@ def test_a_job_that_is_over(server: JobServer, state: JobState, requesting: bool
 
 
 def test_operator_cancels_without_a_session(rig: Rig, server: JobServer) -> None:
-    """The operator's key cancels any job, says ok as often as asked, and may do no more."""
+    """The operator's key cancels any job, says ok as often as asked, and trains none."""
     operator = JobServer(rig, "operator", 99)
     operator.number, operator.secret = server.number, rig.core.book.operator_key
-    for verb in (CompleteJob, Pause, Heartbeat, Attach):
+    for verb in (CompleteJob, Heartbeat, Attach):
         assert operator.refused(verb) is ErrorCode.WRONG_SECRET
     assert isinstance(operator.do(Show), JobStatus)
     assert operator.do(Cancel, reason="maintenance") == Ok()
