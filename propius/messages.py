@@ -577,7 +577,7 @@ class JobHistory(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tru
     """
 
     rounds_succeeded: RoundNo = 0
-    devices_served: Count = 0
+    devices_served: Count = 0  # held or completed when a round ended, of all rounds
     last_scheduling_ns: Count = 0
     last_response_ns: Count = 0
     rounds_ns: Count = 0  # sum of the times of the successful rounds

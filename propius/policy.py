@@ -35,7 +35,7 @@ class History:
     """What a job's earlier rounds came to; delay and response are of the last that succeeded."""
 
     rounds_succeeded: int
-    devices_served: int
+    devices_served: int  # held or completed when a round ended, of all rounds that ended
     last_scheduling_ns: int
     last_response_ns: int
     rounds_ns: int  # sum of the times of the rounds that succeeded

@@ -130,6 +130,27 @@ fn the_slot_of_a_device_that_left_is_offered_again() {
     assert_eq!((result.tally.failed, result.tally.dispatched), (1, 2));
 }
 
+/// The slot that comes back is offered to the one who waits longest; that one has served the round,
+/// and the next in line gets it in the same instant.
+#[test]
+fn a_slot_that_who_served_declines_goes_to_the_next_at_once() {
+    let header = "start,end,computation,communication,requirements\n";
+    let text = format!("{header}0,900,15.6,1e9,1\n0,40,78,1e9,1\n20,900,78,1e9,1\n");
+    let trace = Trace::read_csv("three devices", text.as_bytes()).expect("a good trace");
+    let job =
+        SimulatedJob { workload: 50.0, min_response: 1.0, ..SimulatedJob::new(0.0, 2, 1, 800.0) };
+    let config = SimulatorConfig {
+        dispatch_s: 0.0,
+        tasks_max: None,
+        record: true,
+        owners: Some(vec![0, 1, 2]),
+        ..SimulatorConfig::new("fifo")
+    };
+    let tasks = simulate(&trace, &[job], &config).record.expect("it was asked for").tasks;
+    let starts: Vec<_> = tasks.iter().map(|task| (task.session, task.start_s)).collect();
+    assert_eq!(starts, [(0, 0.0), (1, 0.0), (2, 40.0)]);
+}
+
 /// Nobody does the first attempt in time: it is aborted, and tried again at once.
 #[test]
 fn a_round_that_misses_its_deadline_is_tried_again() {

@@ -9,7 +9,7 @@ import threading
 from array import array
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,7 +23,7 @@ from propius.engine import (
     TraceError,
     simulate,
 )
-from propius.policy import Snapshot
+from propius.policy import History, Snapshot
 
 HEADER = "start,end,computation,communication,requirements\n"
 JOB = {"start_s": 0.0, "participants": 2, "rounds": 3, "deadline_s": 400, "requirement": 1}
@@ -257,6 +257,54 @@ def test_each_rule_of_the_reference_can_be_switched() -> None:
         )
         assert result["finished"] == 8
         assert count == 0 or result["ineligible"] == 0
+
+
+class Remembers:
+    """Serves in order of jobs, and keeps what it read of their histories, once a plan."""
+
+    read: ClassVar[list[tuple[int, int, History]]] = []
+
+    def order(self, snapshot: Snapshot) -> list[tuple[int, int]]:
+        """In order of jobs."""
+        self.read.extend((each.job, each.round, each.history) for each in snapshot.rounds)
+        return []
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, History]]:
+    """What :class:`Remembers` reads in this test; its policy is ``own_rules:Remembers``."""
+    module = ModuleType("own_rules")
+    monkeypatch.setitem(sys.modules, "own_rules", module)
+    monkeypatch.setattr(module, "Remembers", Remembers, raising=False)
+    monkeypatch.setattr(Remembers, "read", [])
+    return Remembers.read
+
+
+def test_who_served_a_job_is_counted_when_a_round_ends(
+    read: list[tuple[int, int, History]],
+) -> None:
+    """The same number in all plans of a round; after it, more by the slots that were held then."""
+    jobs = [job | {"start_s": 0.0} for job in job_list()]
+    result = simulate(busy_trace(), jobs, policy="own_rules:Remembers", record=True, repeat=40)
+    ended = {(job, number): counts for job, _, number, _, counts, _ in result["record"][0]}
+    assert result["aborts"] > 0, "a round that failed was served, too"
+    assert len(read) > len(ended), "several plans a round"
+    for job, number, history in read:
+        before = [ended[job, earlier] for earlier in range(number)]
+        assert history.devices_served == sum(given - lost for given, _, lost in before)
+
+
+def test_who_served_an_asynchronous_job_is_counted_with_each_result(
+    read: list[tuple[int, int, History]],
+) -> None:
+    """Late results too, but nobody who left: what the last plan read is what came until then."""
+    wanted = {"participants": 4, "kind": "async", "buffer": 2, "staleness": 0}
+    jobs = [JOB | wanted | {"rounds": 10_000}]
+    result = simulate(busy_trace(600), jobs, policy="own_rules:Remembers", repeat=1)
+    assert (result["late"] > 0, result["failed"] > 0) == (True, True)
+    served = [history.devices_served for _, _, history in read]
+    assert served == sorted(served)
+    assert result["completed"] - 2 <= served[-1] <= result["completed"]
 
 
 # --- the record ----------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ pub(crate) use options::{SEED_MAX, whole, within};
 pub struct JobHistory {
     /// Rounds that got enough reports.
     pub rounds_succeeded: u32,
-    /// Devices that served the job in all its rounds, whatever came of them.
+    /// Devices that served the job: as each round ended, however it ended, as many as then held a
+    /// slot or had completed. It does not move while a round fills, so that a policy which goes by it
+    /// keeps its order until then. (Of the simulator's asynchronous jobs: one with each result.)
     pub devices_served: u64,
     /// The scheduling delay of the last round that succeeded: opened to first filled.
     pub last_scheduling_ns: u64,

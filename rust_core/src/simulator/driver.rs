@@ -392,9 +392,23 @@ impl<'a> Driver<'a> {
         manager
     }
 
-    /// The device takes the first of these tasks that is granted.
-    fn accept(&mut self, now_ns: u64, manager: usize, visit: u32, tasks: &[RoundKey]) {
+    /// Offers what the plan brought to those who wait, and what one of them declined to the next.
+    ///
+    /// What was refused because a round is over or another manager's device was faster waits for the
+    /// next plan: live that is made before the manager could offer it to many more.
+    fn match_waiting(&mut self, now_ns: u64, manager: usize) {
+        let mut is_declined = true;
+        while std::mem::take(&mut is_declined) {
+            for (device, tasks) in self.matchers[manager].match_waiting(now_ns) {
+                is_declined |= self.accept(now_ns, manager, Visits::place_of(device), &tasks);
+            }
+        }
+    }
+
+    /// The device takes the first of these tasks that is granted. True: it declined one before.
+    fn accept(&mut self, now_ns: u64, manager: usize, visit: u32, tasks: &[RoundKey]) -> bool {
         self.tally.offers += 1;
+        let mut declines = false;
         let device = self.visits.device(visit);
         let owner = self.owner(self.visits.get(visit).number);
         let matcher = &mut self.matchers[manager];
@@ -406,11 +420,12 @@ impl<'a> Driver<'a> {
             let book = &mut self.jobs[job as usize];
             if book.has(key.round, owner) {
                 matcher.decline(device, &[*key]); // A claim: it goes on to the next.
+                declines = true;
             } else if book.grant(now_ns, key.round, &mut self.tally) {
                 self.seq += 1;
                 matcher.assigned(device, self.seq);
                 self.start_task(now_ns, job, visit);
-                return;
+                return declines;
             }
             if !matcher.refused(now_ns, device) {
                 break;
@@ -419,6 +434,7 @@ impl<'a> Driver<'a> {
         // Everything was refused: the round ended, or another manager's device was faster.
         matcher.forget(device);
         self.try_again(now_ns, visit);
+        declines
     }
 
     fn try_again(&mut self, now_ns: u64, visit: u32) {
@@ -580,11 +596,8 @@ impl<'a> Driver<'a> {
             let number = Manager::try_from(manager).expect("at most 1000 managers");
             let update = update_for(&plan, number, self.seq)?;
             self.expire(now_ns, manager);
-            let matcher = &mut self.matchers[manager];
-            matcher.apply_plan(update)?;
-            for (device, tasks) in matcher.match_waiting(now_ns) {
-                self.accept(now_ns, manager, Visits::place_of(device), &tasks);
-            }
+            self.matchers[manager].apply_plan(update)?;
+            self.match_waiting(now_ns, manager);
             if self.config.check {
                 self.matchers[manager].check()?;
             }

@@ -5,8 +5,12 @@
 //! devices reported, or at its deadline if enough reported by then. Otherwise it is aborted at its
 //! deadline, and the next one opens at once.
 //!
+//! The devices that served a job are counted when a round ends, by the slots that are held or done
+//! then, so that a policy that goes by them keeps its order while a round fills.
+//!
 //! An asynchronous job has one round in this sense, which never ends: every result and every loss
-//! gives its slot back. What it counts as rounds are its buffers of results.
+//! gives its slot back. What it counts as rounds are its buffers of results, and each result, late
+//! or not, is of a device that served it.
 
 use std::collections::HashSet;
 
@@ -155,7 +159,6 @@ impl JobBook {
         }
         self.allocated += 1;
         assert!(self.allocated <= self.spec.participants, "a round got more than its demand");
-        self.history.devices_served += 1;
         self.granted += 1;
         if self.is_full() && self.filled_ns.is_none() {
             self.filled_ns = Some(now_ns);
@@ -212,6 +215,7 @@ impl JobBook {
 
     fn report_to_buffer(&mut self, now_ns: u64, stamp: u32, tally: &mut Tally) -> Outcome {
         self.allocated -= 1;
+        self.history.devices_served += 1; // Its round has no end at which to count them.
         let age = self.result.rounds - stamp;
         if self.spec.staleness.is_some_and(|most| age > most) {
             late(tally);
@@ -269,7 +273,9 @@ impl JobBook {
         tally.round_time_s.add(to_s(now_ns - self.opened_ns));
     }
 
+    /// What the round that ends now leaves behind: those who served it, and its record.
     fn remember(&mut self, now_ns: u64, is_success: bool) {
+        self.history.devices_served += u64::from(self.allocated);
         if let Some(record) = &mut self.record {
             record.push(RoundRecord {
                 job: 0, // Its book does not know; see `take_record`.
