@@ -34,6 +34,7 @@ TWIN: Final = ".twin"  # after the name of a second process of one number
 SCHEMA: Final = Schema(
     schema="simulated", attributes=[("cpu_f", 24.8), ("ram", 16.0), ("fp16_mem", 2800.0)]
 )
+IMPATIENT: Final = 0.4  # probability that a job that fails its devices is found out soon
 TIGHT: Final = 0.15  # probability that a limit is so low that it is met
 _LIMITS: Final[dict[str, dict[str, tuple[int, int]]]] = {
     "load_balancer": {"pending_max": (12, 20)},
@@ -41,6 +42,23 @@ _LIMITS: Final[dict[str, dict[str, tuple[int, int]]]] = {
     "job_manager": {"staged_max": (8, 20), "leases_max": (4, 8)},
 }
 """Each limit, from … to, where it is tight."""
+
+
+def _impatience(seed: int) -> dict[str, Any]:
+    """Limits of a job manager that loses patience soon, or none: then it hardly ever does.
+
+    Drawn apart, so that nothing else in a seed depends on it.
+    """
+    random = Random(f"patience {seed}")
+    if random.random() > IMPATIENT:
+        return {}
+    return {
+        "backoff_after": random.randint(2, 4),
+        "backoff_first_s": random.uniform(0.2, 2.0),
+        "backoff_max_s": random.uniform(2.0, 6.0),
+        "backoff_probes": random.randint(1, 2),
+        "backoffs_max": random.randint(2, 5),
+    }
 
 
 class Cluster:
@@ -61,6 +79,7 @@ class Cluster:
         self._boots = 0
         self._settings: dict[str, Any] = {"schema": SCHEMA, "package_version": "simulated"}
         self._limits = {name: self._drawn(limits) for name, limits in _LIMITS.items()}
+        self.job_manager_settings = _impatience(seed)  # in place of the usual ones
         self.hosts: dict[str, Host] = {}
         self.made: Callable[[Host], None] = lambda _host: None  # a host is there, not yet started
         self._managers_made = self._twins = 0
@@ -173,14 +192,17 @@ class Cluster:
         return LoadBalancerCore(settings, incarnation=incarnation)
 
     def _job_manager(self, incarnation: int) -> Core:
-        self._oracle.job_manager_started()
+        usual = {
+            "lease_default_s": 8.0,
+            "lease_grace_s": LEASE_GRACE_S,
+            "job_silence_max_s": SILENCE_S,
+        }
         settings = JobManagerSettings(
             **self._settings,
             **self._limits["job_manager"],
-            lease_default_s=8.0,
-            lease_grace_s=LEASE_GRACE_S,
-            job_silence_max_s=SILENCE_S,
+            **(usual | self.job_manager_settings),
         )
+        self._oracle.job_manager_started(settings)
         return JobManagerCore(
             settings,
             self._store.load(),

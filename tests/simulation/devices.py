@@ -90,6 +90,10 @@ class Device(Actor):
     def _work(self, session: ClientSession, task: Assignment, asked_ns: int) -> Talk[None]:
         """Work on the task and report it, unless something comes between."""
         self.around.tokens.append(task)
+        if task.endpoint in self.around.ill:
+            yield from session.pause(self._random.uniform(0.01, 0.05))
+            yield from self._report(session, task, Outcome.FAILED, asked_ns)
+            return
         if self.misfortune(0.05):
             return  # forgets about it, and checks in with the lease still held
         if not self.reliable and self.misfortune(0.02):

@@ -40,6 +40,7 @@ class Surroundings:
     network: Network
     faults: Faults
     trace: Trace
+    ill: set[str] = field(default_factory=set)  # endpoints of job servers that serve nobody
     boot_ns: int = 0  # taken from the virtual time to get the machine's monotonic clock
     # What strangers on the wire have seen: requests by outside link, and lease tokens.
     overheard: dict[str, deque[Frames]] = field(

@@ -55,6 +55,7 @@ class JobServer(Actor):
         self.fate = Fate.COMPLETES
         if around.faults.active and self._random.random() < OTHER_FATE:
             self.fate = self._random.choice(_OTHER)
+        self.endpoint = terms.server_endpoint
         self._fate_round = self._random.randrange(terms.rounds)
         self._saved: tuple[int, bytes] | None = None
         self._last_round = -1

@@ -15,6 +15,7 @@ import msgspec
 
 from daemons.job_manager.core import JobManagerCore
 from daemons.job_manager.records import Job
+from daemons.job_manager.settings import JobManagerSettings
 from daemons.job_manager.watches import Watch
 from propius import messages, tokens
 from propius.core import Frames
@@ -35,6 +36,7 @@ from propius.messages import (
 )
 from tests.simulation.clock import SECOND_NS, Clock
 from tests.simulation.durable import LIVE_JOB_STATES, LIVE_ROUND_STATES, Durable, RoundRef, check
+from tests.simulation.patience import Patience
 
 __all__ = ["LIVE_ROUND_STATES", "Oracle"]
 
@@ -60,6 +62,7 @@ class Oracle:
     cancelling: dict[int, None] = field(default_factory=dict)  # jobs that an operator may cancel
     # Whose frames strangers sent under a false body, or again: they may be refused what is theirs.
     impersonated: dict[str, None] = field(default_factory=dict)
+    patience: Patience = field(default_factory=Patience)
     _meddled: dict[int, None] = field(default_factory=dict)  # jobs whose pause may come late
     _deadlines: dict[RoundRef, float] = field(default_factory=dict)
     _opened_ns: dict[RoundRef, int] = field(default_factory=dict)  # in this boot
@@ -127,7 +130,7 @@ class Oracle:
     def paused(self, job: int, paused: bool) -> None:
         """A pause or resume was acknowledged."""
         record = self.durable.jobs[job]
-        if job not in self._meddled:
+        if job not in self._meddled and "back-offs in a row" not in record.reason:
             check(record.paused is paused, f"paused is not {paused}", record)
         self._heard(job)
 
@@ -249,15 +252,16 @@ class Oracle:
 
     # --- the job manager's event log -------------------------------------------------------------
 
-    def job_manager_started(self) -> None:
+    def job_manager_started(self, settings: JobManagerSettings) -> None:
         """A new process has the store."""
+        self.patience.started(self.durable.jobs.values(), settings)
         self._started_ns = self.clock.now_ns
 
     def rebooted(self) -> None:
         """The machine's clock began anew: what was opened before has its deadline moved."""
         self._opened_ns.clear()
 
-    def job_manager_stepped(self, core: JobManagerCore) -> None:
+    def job_manager_stepped(self, core: JobManagerCore, now_ns: int) -> None:
         """Nothing is overdue, and nobody waits for what has come already."""
         for watch in _held(core):
             ref = (watch.asked.job, watch.asked.round)
@@ -266,6 +270,7 @@ class Oracle:
         up_ns = self.clock.now_ns - self._started_ns
         if up_ns < SLACK_NS or core._closed():
             return
+        self.patience.stepped(core, now_ns)
         for ref in core.book.free:
             deadline_s = self._deadlines.get(ref, 0.0)
             if deadline_s and ref in self._opened_ns:
@@ -274,6 +279,7 @@ class Oracle:
 
     def logged(self, time_ns: int, event: Message) -> None:
         """The job manager wrote an event about what happened at this (virtual) time."""
+        self.patience.logged(event)
         if isinstance(event, LeaseEnded):
             self._lease_ends[event.lease] += 1
             check(self._lease_ends[event.lease] == 1, "a lease ended twice", event)

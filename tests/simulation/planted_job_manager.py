@@ -274,7 +274,7 @@ def lease_by_the_wall_clock(plant: pytest.MonkeyPatch) -> None:
     _spoil_recovery(plant, spoil)
 
 
-@bug(found_by="past its deadline", seed=23)
+@bug(found_by="past its deadline", seed=123)
 def deadline_extended_by_a_restart(plant: pytest.MonkeyPatch) -> None:
     """A round gets more time when the job manager is started again."""
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation import planted_job_manager, planted_others
+from tests.simulation import planted_back_off, planted_job_manager, planted_others
 from tests.simulation.planted import BUGS, SEEDS_MAX, table
 from tests.simulation.world import SeedError, run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
-MODULES = (planted_job_manager, planted_others)  # importing them fills the table
+MODULES = (planted_job_manager, planted_others, planted_back_off)  # importing them fills the table
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -42,6 +42,7 @@ from tests.simulation.trace import Trace
 
 FAULTS_S: Final = 25.0  # how long faults rain
 LIVENESS_S: Final = 240.0  # after them, how long all jobs may take to finish
+ILL: Final = 0.4  # probability that a job server fails all its devices for a while
 LAST_S: Final = 20  # after all have gone, how long something may still be kept for them
 LEFTOVERS: Final = frozenset(
     {
@@ -126,9 +127,18 @@ class World:
         self.crowd.connect(self.cluster)
         self.jobs, self._decisions = self.crowd.jobs, hashlib.blake2b(digest_size=16)
         self.store.applied = self._applied
+        self._fall_ill(Random(f"illness {seed}"))
         self.pause_s = self.random.uniform(0.25, 1.0)  # between two large faults
         self.nemesis = self._nemesis()
         self.faults_end_ns = self.clock.now_ns
+
+    def _fall_ill(self, random: Random) -> None:
+        """One job server serves no device for a while; drawn apart, as wall clocks are."""
+        if self.faults.active and random.random() < ILL:
+            job, ill = random.choice(self.jobs), self.around.ill
+            self.clock.after(int(random.uniform(0, 8) * SECOND_NS), ill.add, job.endpoint)
+            well_s = random.uniform(12, FAULTS_S)
+            self.clock.after(int(well_s * SECOND_NS), ill.discard, job.endpoint)
 
     def _nemesis(self) -> Nemesis:
         crowd, cluster = self.crowd, self.cluster
@@ -156,6 +166,7 @@ class World:
         self._run(FAULTS_S if self.faults.active else 0.0, self._jobs_finished)
         self.trace.note(self.clock.now_ns, "faults end")
         self.faults_end_ns = self.clock.now_ns
+        self.around.ill.clear()
         self.nemesis.stop()
         if not self._run(LIVENESS_S, self._jobs_finished):
             raise InvariantError(f"not finished {LIVENESS_S:g} s after faults: {self._left()}")
@@ -243,7 +254,7 @@ class World:
         if isinstance(core, LoadBalancerCore):
             self.front.stepped(host, core)
         elif isinstance(core, JobManagerCore):
-            self.oracle.job_manager_stepped(core)
+            self.oracle.job_manager_stepped(core, host.now_ns)
             if checked and not core.commits_under_way and not core.book.changes:
                 self._compare(core.book)
                 self.news.complete(core)
