@@ -15,6 +15,7 @@ from evaluation.data.images import ImageData
 from evaluation.data.sources import load
 from evaluation.executor.jobs import JobModel, PartitionSpec, partition_of
 from evaluation.harness.experiment import Experiment, PlannedJob
+from evaluation.harness.inputs import check_data
 from evaluation.jobs.yaml_file import SettingsError
 from evaluation.training.specs import ModelError, ModelSpec
 
@@ -61,6 +62,7 @@ def prepare_models(
         name = job.profile.dataset
         if name not in loaded:
             loaded[name] = load(name, folder)
+            check_data(experiment, loaded[name])
         if name not in divided:
             divided.add(name)
             partition_of(loaded[name], partition, seed)  # raises if it cannot be made

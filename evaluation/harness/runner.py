@@ -16,6 +16,7 @@ from evaluation.data.images import ImageData
 from evaluation.executor.handle import Executor
 from evaluation.harness.executors import open_executor
 from evaluation.harness.experiment import Experiment
+from evaluation.harness.inputs import describe_data, keep_inputs
 from evaluation.harness.live import run_live
 from evaluation.harness.prepared import Prepared, prepare
 from evaluation.harness.rounds import simulate_rounds
@@ -35,6 +36,7 @@ class Runner:
         self.experiment, self.out, self.say = experiment, out, say
         self.config = experiment.config
         self.prepared: list[Prepared] = []
+        self.data: dict[str, dict[str, Any]] = {}
 
     def prepare(self, *, virtual: bool) -> None:
         """Read and check everything; raises PropiusError with one line."""
@@ -44,6 +46,7 @@ class Runner:
         check_free(self.out)
         loaded: dict[str, ImageData] = {}
         self.prepared = [prepare(self.experiment, seed, loaded) for seed in config.seeds]
+        self.data = describe_data(loaded.values())
 
     def run(self, *, virtual: bool) -> None:
         """Run every policy with every seed; the folder says how it ended."""
@@ -58,15 +61,25 @@ class Runner:
                 policies=policies,
                 seeds=config.seeds,
                 clock="virtual" if virtual else "live",
+                inputs=self._inputs(),
             ) as writer,
             open_executor(config, self.out / "logs") if config.trains else nullcontext() as trains,
         ):
+            keep_inputs(self.experiment, self.data, self.out)
             for prepared in self.prepared:
                 for policy in policies:
                     own = writer.policy(policy, prepared.seed)
                     told = self._told_of(policy, prepared.seed)
                     with trains.handle(own, told) if trains else nullcontext() as executor:
                         one(prepared, policy, own, executor, trains.endpoint if trains else "")
+
+    def _inputs(self) -> dict[str, Any]:
+        """For ``run.json``: which jobs, by profile, and on what data."""
+        profiles = self.experiment.profiles
+        return {
+            "profiles": {str(no): each.model_dump(mode="json") for no, each in profiles.items()},
+            "data": self.data,
+        }
 
     def _told_of(self, policy: str, seed: int) -> Callable[[str], object]:
         """Says lines with their policy and seed before them."""

@@ -33,7 +33,8 @@ class RunInfo:
     state: str
     clock: str
     seeds: list[int]
-    versions: dict[str, str]
+    origin: dict[str, Any]
+    """Versions, commit, command, hardware, data and profiles, as ``run.json`` has them."""
     config: dict[str, Any]
 
 
@@ -100,7 +101,7 @@ def make_report(folders: Sequence[Path], *, target: float | None = None) -> Repo
     tested = {label: its for label, its in curves.items() if its}
     return Report(
         runs=[
-            RunInfo(str(run.folder), run.state, run.clock, run.seeds, run.versions, run.config)
+            RunInfo(str(run.folder), run.state, run.clock, run.seeds, run.origin, run.config)
             for run in runs
         ],
         variants=compared,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from evaluation.report.charts import Chart, looks
 from evaluation.report.document import Report, RunInfo
@@ -138,10 +138,35 @@ def _figure(chart: Chart) -> str:
 
 
 def _run(run: RunInfo) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    config = json.dumps(run.config, indent=1, default=str)
-    return (
-        f"<details><summary>{escape(run.name)}: {escape(run.state)}, {escape(run.clock)} clock "
-        f'<span class="note">({escape(versions)})</span></summary>\n'
-        f"<pre>{escape(config)}</pre></details>"
+    config = json.dumps(run.config | {"profiles": run.origin["profiles"]}, indent=1, default=str)
+    rows = "".join(
+        f'<tr><th class="name">{escape(name)}</th><td class="name">{escape(text)}</td></tr>'
+        for name, text in origin_lines(run.origin)
     )
+    return (
+        f"<details><summary>{escape(run.name)}: {escape(run.state)}, {escape(run.clock)} clock"
+        f"</summary>\n<table>{rows}</table>\n<pre>{escape(config)}</pre></details>"
+    )
+
+
+def origin_lines(origin: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where a run comes from, in words; what an older run does not say is left out."""
+    hardware = origin["hardware"] or {}
+    machine = [str(hardware[key]) for key in ("system", "processor") if hardware.get(key)]
+    if hardware:
+        machine.append(f"{hardware['cores']} cores, {hardware['memory_gib']} GiB")
+        machine += hardware["gpus"]
+    data = [
+        f"{name}: {each['training_samples']:,} training and {each['test_samples']:,} test samples "
+        f"of {each['classes']} classes, SHA-256 {each['sha256'][:16]}…"
+        for name, each in (origin["data"] or {}).items()
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in (origin["versions"] or {}).items())
+    lines = [
+        ("command", origin["command"] or ""),
+        ("commit", origin["commit"] or ""),
+        ("versions", versions),
+        ("hardware", "; ".join(machine)),
+        ("data", "; ".join(data)),
+    ]
+    return [(name, text) for name, text in lines if text]

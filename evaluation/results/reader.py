@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from evaluation.results.rows import (
     ClientRow,
@@ -21,6 +21,9 @@ from evaluation.results.rows import (
 )
 
 __all__ = ["PolicyResults", "RunReader"]
+
+ORIGIN: Final = ("versions", "commit", "command", "hardware", "data", "profiles")
+"""What ``run.json`` says of where the run comes from; None where an older run does not say it."""
 
 R = TypeVar("R", RoundRow, ScoreRow, JobRow, ClientRow)
 
@@ -68,7 +71,7 @@ class RunReader:
             self.seeds: list[int] = [int(seed) for seed in document["seeds"]]
             self.clock: str = str(document["clock"])
             self.state: str = str(document["state"])
-            self.versions: dict[str, str] = dict(document["versions"])
+            self.origin: dict[str, Any] = {key: document.get(key) for key in ORIGIN}
         except FileNotFoundError:
             raise ResultsError(
                 f"{folder} holds no run: there is no run.json in it; `propius eval run` makes one"

@@ -9,16 +9,15 @@ Threads may share a writer; processes may not.
 from __future__ import annotations
 
 import json
-import platform
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from evaluation.files import replacing
+from evaluation.results.provenance import provenance
 from evaluation.results.rows import (
     ClientRow,
     JobRow,
@@ -39,7 +38,6 @@ TABLES: Final[dict[str, type[Row]]] = {
     "jobs": JobRow,
 }
 """The tables that grow by lines."""
-PACKAGES: Final = ("propius", "numpy", "torch")
 NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
 
 
@@ -90,7 +88,8 @@ class RunWriter:
     """A run folder that is being written: ``run.json`` first, then a folder for each policy.
 
     As a context manager the run is marked finished, or failed with the error that ended it.
-    Raises ResultsError if the folder already holds a run.
+    ``inputs``: what else went into it, for ``run.json``. Raises ResultsError if the folder already
+    holds a run.
     """
 
     def __init__(
@@ -101,6 +100,7 @@ class RunWriter:
         policies: Sequence[str],
         seeds: Sequence[int],
         clock: str,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         if clock not in CLOCKS:
             raise ResultsError(f"no clock {clock!r}; there are {', '.join(CLOCKS)}")
@@ -115,7 +115,8 @@ class RunWriter:
             "policies": list(policies),
             "seeds": list(seeds),
             "clock": clock,
-            "versions": _versions(),
+            **(inputs or {}),
+            **provenance(),
             "state": "running",
         }
         self._save()
@@ -152,13 +153,3 @@ class RunWriter:
     def _save(self) -> None:
         with replacing(self.folder / "run.json") as draft:
             draft.write_text(json.dumps(self._document, indent=1, default=str) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

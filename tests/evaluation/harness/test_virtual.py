@@ -84,7 +84,9 @@ def test_twice_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
     files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.*"))
     assert len([file for file in files if file.suffix == ".csv"]) == 8
     for file in files:
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), (
+            file
+        )
 
 
 @pytest.mark.slow
