@@ -3,6 +3,9 @@
 Weights are NumPy arrays by name, of any floating type; sums are made in float64 and in the order of
 the clients' numbers, so the result does not depend on who finished first. Counters (integer arrays,
 as the number of batches that a normalisation has seen) are not averaged: the largest is kept.
+Running statistics of a batch normalisation (:func:`is_statistic`) are no parameters: every rule
+takes their mean by samples, and steps only what has a gradient. (A step may leave a variance below
+0, and its root is no number.)
 
 Not here: training (:mod:`evaluation.training`).
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +36,7 @@ __all__ = [
     "QFedAvg",
     "Update",
     "Weights",
+    "is_statistic",
 ]
 
 Weights: TypeAlias = Mapping[str, NDArray[Any]]
@@ -40,6 +44,8 @@ Sums: TypeAlias = dict[str, NDArray[np.float64]]
 
 LOSS_MIN: Final = 1e-10
 """q-FedAvg takes powers of losses."""
+STATISTICS: Final = frozenset({"running_mean", "running_var"})
+"""What torch calls the floating buffers of a batch normalisation; no model here has others."""
 
 
 class AggregationError(PropiusError):
@@ -48,16 +54,34 @@ class AggregationError(PropiusError):
 
 @dataclass(frozen=True)
 class Update:
-    """What one client trained: its weights, its number of samples, the loss that it saw."""
+    """What one client trained: its weights, its number of samples, the losses that it saw.
+
+    ``loss`` is the moving mean while it trained; ``start_loss`` that of the global weights on all
+    of its samples before, None where no rule asked for it (:attr:`Aggregator.wants_start_loss`).
+    """
 
     client: int
     weights: Weights
     samples: int
     loss: float
+    start_loss: float | None = None
+
+    @classmethod
+    def of_diverged(cls, client: int, samples: int) -> Update:
+        """What comes of a training that ended in losses or weights that are no numbers."""
+        return cls(client, {}, samples, 0.0)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether there is nothing to aggregate: it has no weights."""
+        return not self.weights
 
 
 class Aggregator(Protocol):
     """The server's rule; may keep state from round to round."""
+
+    wants_start_loss: ClassVar[bool]
+    """Whether its updates must have a ``start_loss``, which costs a pass over the samples."""
 
     def step(
         self,
@@ -80,6 +104,8 @@ class FedAvg:
     FedProx (Li et al. 2020) has the same server; its proximal term is the clients'.
     """
 
+    wants_start_loss: ClassVar[bool] = False
+
     def step(
         self,
         start: Weights,
@@ -96,8 +122,10 @@ class FedYogi:
     """An adaptive server step along the mean change (Reddi et al. 2021, algorithm 2).
 
     ``m ← β₁ m + (1 − β₁) Δ``, ``v ← v − (1 − β₂) Δ² sign(v − Δ²)``, ``w ← w + η m / (√v + τ)``,
-    with ``v₀ = τ²``.
+    with ``v₀ = τ²``, for parameters; statistics take their mean.
     """
+
+    wants_start_loss: ClassVar[bool] = False
 
     eta: float = 0.01
     tau: float = 1e-3
@@ -114,9 +142,9 @@ class FedYogi:
         learning_rate: float | None = None,
     ) -> dict[str, NDArray[Any]]:
         """See :class:`Aggregator`."""
-        mean = _mean(start, _checked(start, updates))
-        moved: Sums = {}
-        for name, average in mean.items():
+        moved = _mean(start, _checked(start, updates))
+        for name in _parameters(start):
+            average = moved[name]
             base = start[name].astype(np.float64)
             change = average - base
             first = self._momentum.get(name, np.zeros_like(change))
@@ -134,10 +162,13 @@ class QFedAvg:
     """Clients with larger losses count more (Li et al. 2020, "Fair resource allocation", alg. 2).
 
     With ``L = 1 / learning_rate``: ``Δₖ = L (w − wₖ)``, ``hₖ = q Fₖ^(q−1) ‖Δₖ‖² + L Fₖ^q``, and
-    ``w ← w − Σ Fₖ^q Δₖ / Σ hₖ``. With ``q = 0`` it is the unweighted mean. A learning rate that
-    decays makes ``L`` grow: ``wₖ`` was made with the rate of its round, and ``Δₖ`` stands for a
-    gradient.
+    ``w ← w − Σ Fₖ^q Δₖ / Σ hₖ``. ``Fₖ`` is ``Fₖ(wᵗ)``, the loss of the round's global weights on
+    the client's data. With ``q = 0`` it is the unweighted mean. A learning rate that decays makes
+    ``L`` grow: ``wₖ`` was made with the rate of its round, and ``Δₖ`` stands for a gradient. All
+    this is of parameters; statistics take their mean by samples.
     """
+
+    wants_start_loss: ClassVar[bool] = True
 
     q: float = 1.0
     learning_rate: float = 0.05
@@ -152,10 +183,12 @@ class QFedAvg:
         """See :class:`Aggregator`."""
         chosen = _checked(start, updates)
         lipschitz = 1.0 / (self.learning_rate if learning_rate is None else learning_rate)
-        total: Sums = {name: np.zeros(start[name].shape) for name in _floating(start)}
+        total: Sums = {name: np.zeros(start[name].shape) for name in _parameters(start)}
         normalizer = 0.0
         for update in chosen:
-            loss = max(update.loss, LOSS_MIN)
+            if update.start_loss is None:
+                raise AggregationError(f"update of client {update.client}: no loss of its start")
+            loss = max(update.start_loss, LOSS_MIN)
             change = {
                 name: lipschitz * (start[name].astype(np.float64) - update.weights[name])
                 for name in total
@@ -164,7 +197,8 @@ class QFedAvg:
             normalizer += self.q * loss ** (self.q - 1) * norm + lipschitz * loss**self.q
             for name, part in change.items():
                 total[name] += loss**self.q * part
-        moved = {name: start[name] - part / normalizer for name, part in total.items()}
+        moved = _mean(start, chosen)
+        moved |= {name: start[name] - part / normalizer for name, part in total.items()}
         return _finish(start, updates, moved)
 
 
@@ -175,6 +209,19 @@ AGGREGATORS: Final[dict[str, Callable[..., Aggregator]]] = {
     "q-fedavg": QFedAvg,
 }
 """The ``gradient_policy`` of a job profile → its server rule."""
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a floating array of this name is a running statistic, and no parameter.
+
+    >>> is_statistic("1.running_var"), is_statistic("1.weight")
+    (True, False)
+    """
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def _parameters(weights: Weights) -> list[str]:
+    return [name for name in _floating(weights) if not is_statistic(name)]
 
 
 def _floating(weights: Weights) -> list[str]:
@@ -200,6 +247,9 @@ def _check(start: Weights, update: Update) -> None:
         raise AggregationError(f"{who}: {update.samples} samples")
     if not np.isfinite(update.loss) or update.loss < 0:
         raise AggregationError(f"{who}: its loss is {update.loss}")
+    first = update.start_loss
+    if first is not None and (not np.isfinite(first) or first < 0):
+        raise AggregationError(f"{who}: its loss at the start is {first}")
     if update.weights.keys() != start.keys():
         names = ", ".join(sorted(update.weights.keys() ^ start.keys())[:5])
         raise AggregationError(f"{who}: of another model; it differs in {names}")

@@ -4,7 +4,8 @@ A model is ``[matrix (features, classes), bias (classes)]``. Every device trains
 global weights, which are never changed in place, and the server's mean weighs each device by its
 number of samples. :class:`ServerMomentum` then moves the global weights along an exponentially
 weighted sum of the rounds' mean changes ("FedAvgM"): with ten devices of about five samples each, a
-single round's mean is noisy.
+single round's mean is noisy. (All arrays of this model are parameters; where a model has running
+statistics, they are averaged and not moved so: :mod:`evaluation.aggregators`.)
 
 Measured on :mod:`evaluation.digits` with 300 clients (Dirichlet 0.5), the defaults below, and
 seeds 0 to 9; accuracy on the held-out set, mean of the last three rounds:

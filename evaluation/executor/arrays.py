@@ -86,7 +86,9 @@ def unpack(heads: Sequence[ArrayHead], frame: bytes | memoryview) -> dict[str, N
 
 
 def pack_stack(stack: Sequence[Mapping[str, NDArray[Any]]]) -> tuple[list[ArrayHead], bytes]:
-    """Several weights of the same model, each name as one array (clients, …)."""
+    """Several weights of the same model, each name as one array (clients, …); of none, nothing."""
+    if not stack:
+        return [], b""
     return pack({name: np.stack([each[name] for each in stack]) for name in stack[0]})
 
 
@@ -94,6 +96,8 @@ def unpack_stack(
     heads: Sequence[ArrayHead], frame: bytes | memoryview, count: int
 ) -> list[dict[str, NDArray[Any]]]:
     """The weights of ``count`` clients; raises :class:`ProtocolError`."""
+    if bool(heads) != bool(count):
+        raise ProtocolError(f"{len(heads)} arrays of weights of {count} clients")
     arrays = unpack(heads, frame)
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != count:

@@ -32,15 +32,17 @@ between broker and worker. A changed field or kind is a new ``EXECUTOR_VERSION``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from evaluation.executor.arrays import FRAME_BYTES_MAX, Heads
+from evaluation.aggregators import Update
+from evaluation.executor.arrays import FRAME_BYTES_MAX, Heads, pack_stack, unpack_stack
 from evaluation.executor.jobs import JobModel, PartitionKind, PartitionSpec
-from evaluation.training.specs import Hyper, ModelSpec, Norm
+from evaluation.training.specs import LOSS_MAX, Hyper, ModelSpec, Norm
 from propius.core import Frames
 from propius.errors import ProtocolError
 
@@ -50,12 +52,12 @@ __all__ = [
     "Trained", "VersionError", "Weights", "Welcome", "Who", "decode", "encode",
 ]  # fmt: skip
 
-EXECUTOR_VERSION: Final = 2
+EXECUTOR_VERSION: Final = 3
 HEAD_BYTES_MAX: Final = 256
 BODY_BYTES_MAX: Final = 8 << 20
 CLIENTS_MAX: Final = 100_000
 """Of one request."""
-VALUE_MAX: Final = 1e9
+VALUE_MAX: Final = LOSS_MAX
 
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Small = Annotated[int, Meta(ge=0, le=1_000_000_000)]
@@ -184,6 +186,7 @@ class Train(_Message, frozen=True):
     weight_decay: Rate
     prox_mu: Rate
     loss_decay: Rate
+    start_loss: bool = False
     client_steps: Annotated[list[Some], Meta(min_length=1, max_length=CLIENTS_MAX)] | None = None
 
     @property
@@ -197,6 +200,7 @@ class Train(_Message, frozen=True):
             self.weight_decay,
             self.prox_mu,
             self.loss_decay,
+            self.start_loss,
         )
 
 
@@ -210,7 +214,11 @@ class ScoreTask(_Message, frozen=True):
 
 
 class Trained(_Message, frozen=True):
-    """Updates; the third frame has their weights, each array with a first dimension of clients."""
+    """Updates; the third frame has their weights, each array with a first dimension of clients.
+
+    ``diverged``: which of the clients, by place, have no weights: the frame has those of the
+    others. ``start_losses`` is empty where none were asked for.
+    """
 
     kind: ClassVar[str] = "trained"
     number: Number
@@ -219,6 +227,43 @@ class Trained(_Message, frozen=True):
     samples: Annotated[list[Small], Meta(min_length=1, max_length=CLIENTS_MAX)]
     losses: Annotated[list[Amount], Meta(min_length=1, max_length=CLIENTS_MAX)]
     arrays: Heads
+    start_losses: Annotated[list[Amount], Meta(max_length=CLIENTS_MAX)] = []
+    diverged: Annotated[list[Small], Meta(max_length=CLIENTS_MAX)] = []
+
+    @classmethod
+    def of(cls, number: int, version: int, updates: Sequence[Update]) -> tuple[Trained, bytes]:
+        """The message and its third frame."""
+        good = [update for update in updates if not update.has_diverged]
+        heads, arrays = pack_stack([update.weights for update in good])
+        has_starts = any(update.start_loss is not None for update in good)
+        message = cls(
+            number=number,
+            version=version,
+            clients=[update.client for update in updates],
+            samples=[update.samples for update in updates],
+            losses=[update.loss for update in updates],
+            arrays=heads,
+            start_losses=[update.start_loss or 0.0 for update in updates] if has_starts else [],
+            diverged=[place for place, update in enumerate(updates) if update.has_diverged],
+        )
+        return message, arrays
+
+    def updates(self, arrays: bytes) -> list[Update]:
+        """By the order of ``clients``; raises :class:`ProtocolError`."""
+        count = len(self.clients)
+        gone = set(self.diverged)
+        lists = (self.samples, self.losses, self.start_losses or self.losses)
+        if any(len(each) != count for each in lists) or not gone <= set(range(count)):
+            raise ProtocolError("trained: its lists are not one number for each client")
+        starts: list[float | None] = [*self.start_losses] if self.start_losses else [None] * count
+        weights = iter(unpack_stack(self.arrays, arrays, count - len(gone)))
+        rows = zip(self.clients, self.samples, self.losses, starts, strict=True)
+        return [
+            Update.of_diverged(client, samples)
+            if place in gone
+            else Update(client, next(weights), samples, loss, start)
+            for place, (client, samples, loss, start) in enumerate(rows)
+        ]
 
 
 class Scored(_Message, frozen=True):

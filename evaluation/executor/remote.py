@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from evaluation.aggregators import Update
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import pack, unpack_stack
+from evaluation.executor.arrays import pack
 from evaluation.executor.dial import dial
 from evaluation.executor.jobs import ExecutorError, JobModel, check_clients
 from evaluation.executor.versions import check_finite, keep_last
@@ -295,13 +295,12 @@ class RemoteExecutor:
         if pending is None:
             return
         try:
-            stack = unpack_stack(message.arrays, arrays, len(message.clients))
+            updates = message.updates(arrays)
         except ProtocolError as error:
             self._settle(message.number, error)
             return
-        rows = zip(message.clients, stack, message.samples, message.losses, strict=True)
-        for client, weights, samples, loss in rows:
-            pending.got.setdefault(client, Update(client, weights, samples, loss))
+        for update in updates:
+            pending.got.setdefault(update.client, update)
         if len(pending.got) == len(pending.clients):
             self._settle(message.number, [pending.got[client] for client in pending.clients])
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from evaluation.aggregators import Update, Weights
 from evaluation.data.images import DataError
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import pack_stack, unpack
+from evaluation.executor.arrays import unpack
 from evaluation.executor.dial import dial
 from evaluation.executor.jobs import ExecutorError, JobModel, MemoryShortError
 from evaluation.executor.versions import Recent
@@ -286,16 +286,7 @@ def _result(
 
 
 def _trained(task: m.Train, updates: list[Update]) -> Frames:
-    heads, arrays = pack_stack([update.weights for update in updates])
-    answer = m.Trained(
-        number=task.number,
-        version=task.version,
-        clients=[update.client for update in updates],
-        samples=[update.samples for update in updates],
-        losses=[update.loss for update in updates],
-        arrays=heads,
-    )
-    return m.encode(answer, arrays)
+    return m.encode(*m.Trained.of(task.number, task.version, updates))
 
 
 def _scored(task: m.ScoreTask, score: Score) -> Frames:

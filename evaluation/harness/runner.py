@@ -72,6 +72,9 @@ class Runner:
                     told = self._told_of(policy, prepared.seed)
                     with trains.handle(own, told) if trains else nullcontext() as executor:
                         one(prepared, policy, own, executor, trains.endpoint if trains else "")
+                    if own.diverged:
+                        told(f"{own.diverged} results diverged and were dropped; lower their "
+                             "job's learning_rate")  # fmt: skip
 
     def _inputs(self) -> dict[str, Any]:
         """For ``run.json``: which jobs, by profile, and on what data."""

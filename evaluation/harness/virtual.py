@@ -14,7 +14,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -78,6 +78,7 @@ class _Trained:
     moving_loss: float | None
     samples: int
     score: Score | None
+    diverged: int = 0
 
 
 class _Chains:
@@ -138,7 +139,7 @@ class _Chains:
         trained = task.given_to(self._executor).result()
         job.finish(attempt.round, trained)
         self._executor.set_weights(job.job, job.version, job.weights)
-        return self._result(job)
+        return replace(self._result(job), diverged=len(job.diverged))
 
     def _result(self, job: LearningJob) -> _Trained:
         score = None
@@ -175,6 +176,7 @@ def _round_row(attempt: Attempt, trained: _Trained) -> RoundRow:
         moving_loss=trained.moving_loss,
         training_wait_s=0.0,
         trained_samples=trained.samples,
+        diverged=trained.diverged,
     )
 
 

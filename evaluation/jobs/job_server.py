@@ -375,6 +375,7 @@ class JobServer:
             moving_loss=self.learning.moving_loss,
             training_wait_s=wait_s,
             trained_samples=self.learning.trained_samples if state == "completed" else 0,
+            diverged=len(self.learning.diverged) if state == "completed" else 0,
         )
         tell(Attempted(row))
         if wait_s > PACE_S * speed_up:

@@ -4,6 +4,10 @@ A round's clients are trained from one version of the global weights; what they 
 weights by the job's rule, and the version grows by one. A failed attempt at a round changes
 nothing. A round uses the first ``demand`` results and no more, whoever else reported meanwhile.
 
+A client that diverged has worked and reported, but there is nothing to use: it is dropped from
+these results and counted. If too few are left (:meth:`JobProfile.usable_min`), the round is over
+all the same, and the weights stay as they are.
+
 Not here: who takes part (daemons or simulator), and the training (:mod:`evaluation.executor`).
 """
 
@@ -61,6 +65,8 @@ class LearningJob:
         """The mean over the clients of the last round; None before the first."""
         self.trained_samples = 0
         """Of the clients that the last round used."""
+        self.diverged: tuple[int, ...] = ()
+        """Clients of the last round that were dropped."""
         self._eval_interval = profile.eval_interval or eval_interval
         self._aggregator = profile.aggregator()
 
@@ -85,6 +91,7 @@ class LearningJob:
             weight_decay=profile.weight_decay,
             prox_mu=profile.prox_mu,
             loss_decay=profile.loss_decay,
+            start_loss=self._aggregator.wants_start_loss,
         )
 
     def task_of(
@@ -105,11 +112,16 @@ class LearningJob:
         results that cannot be used; both leave everything as it was.
         """
         self._expect(round_no)
-        used = updates[: self.profile.demand]
-        rate = self.profile.learning_rate_of(self.version)
-        self.weights = self._aggregator.step(self.weights, used, learning_rate=rate)
-        self.moving_loss = fmean(update.loss for update in used)
+        first = updates[: self.profile.demand]
+        used = [update for update in first if not update.has_diverged]
+        if len(used) == len(first) or len(used) >= self.profile.usable_min(len(first)):
+            rate = self.profile.learning_rate_of(self.version)
+            self.weights = self._aggregator.step(self.weights, used, learning_rate=rate)
+            self.moving_loss = fmean(update.loss for update in used)
+        else:
+            used = []
         self.trained_samples = sum(update.samples for update in used)
+        self.diverged = tuple(update.client for update in first if update.has_diverged)
         self.version += 1
 
     def skip(self, round_no: int) -> None:

@@ -108,6 +108,17 @@ class JobProfile(Section):
         """How many devices a round asks for."""
         return max(self.demand, int(self.over_selection * self.demand))
 
+    def usable_min(self, results: int) -> int:
+        """How many of a round's results must be usable: the share of its devices that it needs.
+
+        A round asks for ``over_selection`` times its demand because it can spare the rest; of the
+        results that it has, it can spare the same share.
+
+        >>> JobProfile(demand=20, total_round=2, over_selection=1.25).usable_min(20)
+        16
+        """
+        return max(1, -(-results * self.demand // self.devices))
+
     @property
     def prox_mu(self) -> float:
         """The weight of the proximal term; 0 unless the job is FedProx."""

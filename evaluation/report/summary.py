@@ -77,6 +77,7 @@ class JobSummary:
     scheduling_timeouts: int
     response_timeouts: int
     other_failures: int
+    diverged: int
     allocated: int
     used: int
     training_wait_s: float
@@ -109,6 +110,7 @@ class PolicySummary:
     scheduling_timeouts: int
     response_timeouts: int
     other_failures: int
+    diverged: int
     utilisation: Spread | None
     waste: float | None
     dropped: float | None
@@ -163,8 +165,9 @@ def summarize_job(
         scheduling_timeouts=_count(failed, "timed_out_scheduling"),
         response_timeouts=_count(failed, "timed_out_response"),
         other_failures=_count(failed, "failed"),
+        diverged=sum(row.diverged for row in done),
         allocated=sum(row.allocated for row in rounds),
-        used=sum(row.completed for row in done),
+        used=sum(row.completed - row.diverged for row in done),
         training_wait_s=sum(row.training_wait_s for row in rounds),
         accuracy=scores[-1].accuracy if scores else None,
         best_accuracy=max((row.accuracy for row in scores), default=None),
@@ -195,6 +198,7 @@ def summarize(variant: Variant) -> tuple[PolicySummary, list[JobSummary]]:
         scheduling_timeouts=sum(job.scheduling_timeouts for job in jobs),
         response_timeouts=sum(job.response_timeouts for job in jobs),
         other_failures=sum(job.other_failures for job in jobs),
+        diverged=sum(job.diverged for job in jobs),
         utilisation=Spread.of(map(_utilisation, clients)),
         waste=1 - sum(job.used for job in jobs) / allocated if allocated else None,
         dropped=sum(row.dropped for row in clients) / tasks if tasks else None,

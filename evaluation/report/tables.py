@@ -60,6 +60,9 @@ def notices(report: Report) -> list[str]:
             f"{label} (attempts: {attempts})" for label, attempts in late.items() if attempts
         )
         found.append(f"Training, not the devices, set the pace at times: {names}.")
+    diverged = [f"{each.label} ({each.diverged})" for each in report.policies if each.diverged]
+    if diverged:
+        found.append(f"Results of clients that diverged were dropped: {', '.join(diverged)}.")
     return found
 
 
@@ -94,9 +97,10 @@ def utilisation(report: Report) -> Table:
         "Devices and time-outs",
         "Utilisation: share of the time that a client was there in which it worked, mean over "
         "clients. Wasted: allocated slots of which no result went into a model. Dropped: tasks "
-        "that a client did not bring to an end.",
+        "that a client did not bring to an end. Diverged: results without usable weights, which "
+        "were dropped.",
         ["policy", "utilisation", "wasted", "dropped", "time-outs: scheduling", "response",
-         "other failures", "training waited"],
+         "other failures", "diverged", "training waited"],
         [
             [
                 each.label,
@@ -106,6 +110,7 @@ def utilisation(report: Report) -> Table:
                 str(each.scheduling_timeouts),
                 str(each.response_timeouts),
                 str(each.other_failures),
+                str(each.diverged),
                 duration(each.training_wait_s),
             ]
             for each in report.policies

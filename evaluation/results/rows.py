@@ -35,7 +35,7 @@ class RoundRow:
     results that count for the model; ``failed``: allocated slots that ended otherwise.
     ``version``: of the weights that the attempt left behind. ``training_wait_s``: how long devices
     waited for their training, which is 0 where devices set the pace. ``trained_samples``: those of
-    the results that count.
+    the results that count. ``diverged``: results that had no weights and were dropped.
     """
 
     job: int
@@ -53,6 +53,7 @@ class RoundRow:
     moving_loss: float | None
     training_wait_s: float
     trained_samples: int = 0
+    diverged: int = 0
 
     def __post_init__(self) -> None:
         """Raises ResultsError for a state that there is not."""

@@ -46,6 +46,8 @@ class PolicyWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.diverged = 0
+        """Results that were dropped so far, because their clients had diverged."""
         folder.mkdir()
         self._lock = threading.Lock()
         for name, kind in TABLES.items():
@@ -53,8 +55,14 @@ class PolicyWriter:
         self._append("events.jsonl", "")
 
     def round(self, row: RoundRow) -> None:
-        """Add an attempt at a round, completed or not."""
+        """Add an attempt at a round, completed or not; results that diverged are an event."""
         self._append("rounds.csv", line(row))
+        if row.diverged:
+            self.diverged += row.diverged
+            self.event(
+                "clients_diverged", job=row.job, round=row.round, clients=row.diverged,
+                results=row.completed, used=row.trained_samples > 0,
+            )  # fmt: skip
 
     def score(self, row: ScoreRow) -> None:
         """Add a test of a job's weights."""

@@ -5,6 +5,9 @@
 step is that of starting its operations, so 32 stacked clients cost little more than one. A model
 that keeps running statistics (batch normalisation) is always trained one client after the other.
 
+A client that diverges has a result without weights (:meth:`Update.of_diverged`): its loss or one of
+its weights is no finite number, or its loss is above ``LOSS_MAX``. It disturbs nobody else.
+
 A step is SGD with momentum on the mean cross-entropy of the batch, with weight decay and, for
 FedProx (Li et al. 2020, eq. 2), the gradient of ``mu / 2 · ‖w − w_global‖²``, which pulls towards
 the global weights.
@@ -16,7 +19,7 @@ Not here: which samples (:mod:`evaluation.training.batches`), and what becomes o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -28,7 +31,8 @@ from torch.nn.functional import cross_entropy
 from evaluation.aggregators import Update
 from evaluation.training.batches import Batches, draw_batches
 from evaluation.training.models import keeps_statistics
-from evaluation.training.specs import COPIES, Hyper, ModelError
+from evaluation.training.scoring import score
+from evaluation.training.specs import COPIES, LOSS_MAX, Hyper, ModelError
 from evaluation.training.stacked import Tensors, train_stack
 
 __all__ = [
@@ -87,13 +91,34 @@ def train(
         )
         for data, own in zip(clients, steps or [hyper.steps] * len(clients), strict=True)
     ]
+    starts = [_start_loss(model, data) if hyper.start_loss else None for data in clients]
     if stackable if stacked is None else stacked:
-        return list(_train_stacked(model, clients, batches, hyper))
-    start = {name: value.clone() for name, value in model.state_dict().items()}
+        updates = list(_train_stacked(model, clients, batches, hyper))
+    else:
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        updates = [
+            _train_one(model, start, data, drawn, hyper)
+            for data, drawn in zip(clients, batches, strict=True)
+        ]
     return [
-        _train_one(model, start, data, drawn, hyper)
-        for data, drawn in zip(clients, batches, strict=True)
+        _usable(replace(update, start_loss=loss))
+        for update, loss in zip(updates, starts, strict=True)
     ]
+
+
+def _start_loss(model: nn.Module, data: ClientData) -> float:
+    """``Fₖ(wᵗ)``: the mean loss of the weights that the model has, on all samples of the client."""
+    return score(model, data.images, data.labels).loss
+
+
+def _usable(update: Update) -> Update:
+    """The update, or that of a client that diverged."""
+    losses = (update.loss, 0.0 if update.start_loss is None else update.start_loss)
+    if all(loss <= LOSS_MAX for loss in losses) and all(
+        np.isfinite(value).all() for value in update.weights.values()
+    ):
+        return update
+    return Update.of_diverged(update.client, update.samples)
 
 
 # --- weights -------------------------------------------------------------------------------------

@@ -1,17 +1,20 @@
 """How good weights are on a test split: loss, accuracy, top-5 accuracy.
 
 Sums over samples, so a split that is scored in parts gives the same means whatever the parts.
+A sum of losses that is no number, or above ``LOSS_MAX``, is ``LOSS_MAX``: such weights are scored
+as useless, and the run goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from evaluation.training.specs import Score
+from evaluation.training.specs import LOSS_MAX, Score
 
 __all__ = ["Score", "score"]
 
@@ -29,7 +32,8 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> Score:
         for first in range(0, len(labels), BATCH):
             part = slice(first, first + BATCH)
             total += _score_batch(model(images[part]), labels[part])
-    return total
+    is_bounded = total.loss_sum <= LOSS_MAX  # which NaN is not
+    return total if is_bounded else replace(total, loss_sum=LOSS_MAX)
 
 
 def _score_batch(output: Tensor, labels: Tensor) -> Score:

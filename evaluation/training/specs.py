@@ -11,12 +11,14 @@ from typing import Final, Literal, TypeAlias
 
 from propius.errors import PropiusError
 
-__all__ = ["COPIES", "Hyper", "ModelError", "ModelSpec", "Norm", "Score"]
+__all__ = ["COPIES", "LOSS_MAX", "Hyper", "ModelError", "ModelSpec", "Norm", "Score"]
 
 Norm: TypeAlias = Literal["group", "batch"]
 
 COPIES: Final = 4
 """Of a client's weights while it trains: weights, gradients, momenta, what is under way."""
+LOSS_MAX: Final = 1e9
+"""A mean loss above this is no better than none at all: the training has diverged."""
 
 
 class ModelError(PropiusError):
@@ -37,7 +39,8 @@ class ModelSpec:
 class Hyper:
     """The hyper-parameters of local training.
 
-    ``loss_decay`` weighs the moving average of the loss that a client reports.
+    ``loss_decay`` weighs the moving average of the loss that a client reports. ``start_loss``:
+    whether it also reports that of the global weights on all of its samples (q-FedAvg's Fₖ(wᵗ)).
     """
 
     steps: int = 10
@@ -47,6 +50,7 @@ class Hyper:
     weight_decay: float = 5e-4
     prox_mu: float = 0.0
     loss_decay: float = 0.95
+    start_loss: bool = False
 
 
 @dataclass(frozen=True)

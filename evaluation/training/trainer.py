@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,14 +114,15 @@ class Trainer:
     ) -> list[Update]:
         """Train each client from ``weights`` on its own samples; updates in the same order.
 
-        ``steps``: how many each client does; None: all do those of ``hyper``.
+        ``steps``: how many each client does; None: all do those of ``hyper``. A client that
+        diverges has an update that says so (:attr:`Update.has_diverged`).
         Raises :class:`MemoryShortError` if they do not fit at once, ExecutorError, or ModelError
         for weights that do not fit.
         """
         known = self._job(job)
         with self._memory(f"job {job}: {len(clients)} clients at once"):
             data = [self._client(known, client) for client in clients]
-            updates = train(
+            return train(
                 known.network,
                 weights,
                 data,
@@ -131,9 +131,6 @@ class Trainer:
                 steps=steps,
                 stacked=self._stacked,
             )
-        for update in updates:
-            _check_finite(job, round_no, update)
-        return updates
 
     def score(self, job: int, weights: Weights) -> Score:
         """Score the weights on the job's whole test split; raises as :meth:`train`."""
@@ -192,15 +189,6 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return MemoryShortError(f"{what} do not fit into the memory of {self.device}")
-
-
-def _check_finite(job: int, round_no: int, update: Update) -> None:
-    for value in update.weights.values():
-        if not np.isfinite(value).all():
-            raise ExecutorError(
-                f"job {job}, round {round_no}: client {update.client} trained to weights that are "
-                "not finite; lower the learning rate"
-            )
 
 
 def _make_room(table: dict[Key, Value], most: int) -> None:

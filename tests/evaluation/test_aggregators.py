@@ -21,7 +21,9 @@ START = {"w": np.array([1.0, 2.0]), "b": np.array(0.5)}
 
 
 def update(client: int, shift: float, samples: int = 1, loss: float = 1.0) -> Update:
-    return Update(client, {name: value + shift for name, value in START.items()}, samples, loss)
+    """``loss`` is that of the start; while it trained it saw another one, which no rule reads."""
+    weights = {name: value + shift for name, value in START.items()}
+    return Update(client, weights, samples, 0.77, loss)
 
 
 def test_fedavg_weighs_clients_by_their_samples() -> None:
@@ -40,6 +42,7 @@ def test_the_order_in_which_clients_finish_changes_no_bit(name: str) -> None:
             client,
             {key: value + random.normal(size=value.shape) for key, value in START.items()},
             int(random.integers(1, 50)),
+            float(random.random()),
             float(random.random()),
         )
         for client in range(4)
@@ -77,8 +80,8 @@ def test_q_fedavg_moves_as_worked_by_hand() -> None:
     """
     start = {"w": np.array([1.0, 2.0])}
     updates = [
-        Update(0, {"w": np.array([0.0, 1.0])}, 10, 0.5),
-        Update(1, {"w": np.array([2.0, 2.0])}, 90, 2.0),
+        Update(0, {"w": np.array([0.0, 1.0])}, 10, 7.0, 0.5),
+        Update(1, {"w": np.array([2.0, 2.0])}, 90, 7.0, 2.0),
     ]
     moved = QFedAvg(q=1.0, learning_rate=0.5).step(start, updates)
     assert moved["w"] == pytest.approx([1 + 3 / 17, 2 - 1 / 17], rel=0, abs=1e-12)
@@ -111,6 +114,7 @@ def test_counters_are_not_averaged_and_types_stay() -> None:
         ({"samples": 0}, "0 samples"),
         ({"loss": float("nan")}, "loss is nan"),
         ({"loss": -1.0}, "loss is -1"),
+        ({"start_loss": float("inf")}, "loss at the start is inf"),
         ({"weights": {"w": np.array([1.0, np.nan]), "b": np.array(0.0)}}, "w is not finite"),
         ({"weights": {"w": np.zeros(3), "b": np.array(0.0)}}, r"w is \(3,\)"),
         ({"weights": {"w": np.zeros(2)}}, "differs in b"),
@@ -131,3 +135,66 @@ def test_no_update_and_the_same_client_twice_are_refused() -> None:
         FedAvg().step(START, [])
     with pytest.raises(AggregationError, match="client 1 is there twice"):
         FedAvg().step(START, [update(1, 0.0), update(1, 1.0)])
+
+
+STATISTICS = {
+    "0.weight": np.array([1.0, -1.0]),
+    "1.running_mean": np.array([0.0, 2.0]),
+    "1.running_var": np.array([0.001, 0.002]),
+    "1.num_batches_tracked": np.array(4),
+}
+
+
+def with_statistics(client: int, samples: int, shift: float) -> Update:
+    weights = {
+        name: value + (1 if value.dtype == np.int64 else shift)
+        for name, value in STATISTICS.items()
+    }
+    return Update(client, weights, samples, 1.0, 1.5)
+
+
+@pytest.mark.parametrize("name", sorted(AGGREGATORS))
+def test_running_statistics_are_averaged_under_every_rule(name: str) -> None:
+    """No rule steps what has no gradient; FedYogi's step made variances negative by round 37.
+
+    In NumPy: shifts −0.0004 and −0.0001 of 1 and 3 samples are −0.000175; the rule's own state is
+    that of forty rounds of falling variances.
+    """
+    rule = AGGREGATORS[name]()
+    start = dict(STATISTICS)
+    for _ in range(40):
+        updates = [
+            Update(client, start | {
+                "0.weight": start["0.weight"] + 0.01,
+                "1.running_var": start["1.running_var"] * share,
+            }, samples, 1.0, 1.5)
+            for client, samples, share in ((0, 1, 0.9), (1, 3, 0.7))
+        ]  # fmt: skip
+        after = rule.step(start, updates)
+        assert after["1.running_var"] == pytest.approx(
+            start["1.running_var"] * 0.9 / 4 + start["1.running_var"] * 0.7 * 3 / 4, rel=1e-12
+        )
+        assert (after["1.running_var"] > 0).all()
+        start = after
+    moved = rule.step(STATISTICS, [with_statistics(0, 1, -4e-4), with_statistics(1, 3, -1e-4)])
+    assert moved["1.running_mean"] == pytest.approx(STATISTICS["1.running_mean"] - 1.75e-4)
+    assert moved["1.num_batches_tracked"] == 5
+
+
+def test_statistics_are_no_part_of_the_norm_of_q_fedavg() -> None:
+    """By hand, q = 1, L = 2: Δ = −0.02 twice, ‖Δ‖² = 8e-4, F = 1.5: h = 8e-4 + 3."""
+    weights = {
+        "0.weight": STATISTICS["0.weight"] + 0.01,
+        "1.running_mean": STATISTICS["1.running_mean"] + 100.0,
+    }
+    start = {name: STATISTICS[name] for name in weights}
+    moved = QFedAvg(q=1.0, learning_rate=0.5).step(start, [Update(0, weights, 1, 1.0, 1.5)])
+    step = 1.5 * 0.02 / (8e-4 + 3.0)
+    assert moved["0.weight"] == pytest.approx(start["0.weight"] + step, rel=1e-12)
+    assert moved["1.running_mean"] == pytest.approx(weights["1.running_mean"])
+
+
+def test_q_fedavg_refuses_an_update_without_the_loss_of_its_start() -> None:
+    """The loss while it trained is another one, and takes its place nowhere."""
+    with pytest.raises(AggregationError, match="client 3: no loss of its start"):
+        QFedAvg().step(START, [Update(3, START, 1, 0.5)])

@@ -25,7 +25,7 @@ from evaluation.aggregators import FedAvg, Update
 from evaluation.data.partition import dirichlet
 from evaluation.data.sources import load
 from evaluation.executor import messages as m
-from evaluation.executor.arrays import pack, pack_stack, unpack_stack
+from evaluation.executor.arrays import pack
 from evaluation.executor.broker import BrokerSettings
 from evaluation.executor.handle import Executor, InProcessExecutor, RemoteExecutor
 from evaluation.executor.jobs import JobModel, PartitionSpec
@@ -182,21 +182,16 @@ class _Shuffled:
         updates = self.trainer.train(
             task.job, task.round, weights, task.clients, task.hyper, task.client_steps
         )
-        heads, arrays = pack_stack([update.weights for update in updates])
-        samples = [update.samples for update in updates]
-        losses = [update.loss for update in updates]
-        done = m.Trained(task.number, task.version, task.clients, samples, losses, heads)
+        done, arrays = m.Trained.of(task.number, task.version, updates)
         self.hall.say(worker, done, arrays)
 
     def _collect(self, got: dict[int, Update]) -> None:
         inbox, self.hall.inboxes[b"j"] = self.hall.inboxes.get(b"j", []), []
         for message, arrays in inbox:
             if isinstance(message, m.Trained):
-                stack = unpack_stack(message.arrays, arrays, len(message.clients))
-                rows = zip(message.clients, stack, message.samples, message.losses, strict=True)
-                for client, weights, samples, loss in rows:
-                    assert client not in got
-                    got[client] = Update(client, weights, samples, loss)
+                for update in message.updates(arrays):
+                    assert update.client not in got
+                    got[update.client] = update
 
     def score(self, job: int, version: int) -> Any:
         raise NotImplementedError

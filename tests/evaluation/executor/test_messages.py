@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
+from evaluation.aggregators import Update
 from evaluation.executor import messages as m
 from evaluation.executor.arrays import ArrayHead
 from evaluation.executor.jobs import JobModel, PartitionSpec
@@ -68,12 +70,12 @@ def test_steps_out_of_bounds_are_refused(steps: list[int]) -> None:
     "frames, text",
     [
         ((), "not a message"),
-        ((b"\x92\x02\xa5hello", b"\x80"), "missing required field"),
-        ((b"\x92\x02\xa4what", b"\x80"), "unknown kind 'what'"),
+        ((b"\x92\x03\xa5hello", b"\x80"), "missing required field"),
+        ((b"\x92\x03\xa4what", b"\x80"), "unknown kind 'what'"),
         ((b"\xc1", b"\x80"), "not a message"),
-        ((b"\x92\x02\xa4beat", b"\x81\xa1x\x01"), "unknown field"),
-        ((b"\x92\x02\xa4beat", b"\x80", b"more"), "3 frames"),
-        ((b"\x92\x02\xa4beat", b"\x80", b"", b""), "not a message"),
+        ((b"\x92\x03\xa4beat", b"\x81\xa1x\x01"), "unknown field"),
+        ((b"\x92\x03\xa4beat", b"\x80", b"more"), "3 frames"),
+        ((b"\x92\x03\xa4beat", b"\x80", b"", b""), "not a message"),
     ],
 )
 def test_what_is_no_message_is_one_line(frames: tuple[bytes, ...], text: str) -> None:
@@ -98,10 +100,33 @@ def test_a_learning_rate_that_is_no_number_is_refused() -> None:
         m.decode(m.encode(task))
 
 
+def test_results_travel_with_their_losses_and_without_weights_that_are_no_numbers() -> None:
+    """Who diverged is named by its place; the frame has the others' weights."""
+    good = [
+        Update(client, {"w": np.full(2, float(client))}, 3, 0.5, start)
+        for client, start in ((4, 1.5), (2, 0.25))
+    ]
+    updates = [good[0], Update.of_diverged(9, 7), good[1]]
+    message, arrays = m.decode(m.encode(*m.Trained.of(1, 2, updates)))
+    assert isinstance(message, m.Trained)
+    got = message.updates(arrays)
+    assert [(it.client, it.samples, it.start_loss) for it in got] == [
+        (4, 3, 1.5), (9, 7, None), (2, 3, 0.25),
+    ]  # fmt: skip
+    assert [it.has_diverged for it in got] == [False, True, False]
+    assert [got[place].weights["w"].tolist() for place in (0, 2)] == [[4.0, 4.0], [2.0, 2.0]]
+    alone, nothing = m.Trained.of(1, 2, [updates[1]])
+    assert [it.has_diverged for it in alone.updates(nothing)] == [True]
+    wrong: list[dict[str, object]] = [{"diverged": [3]}, {"start_losses": [1.0]}, {"diverged": []}]
+    for change in wrong:
+        with pytest.raises(ProtocolError):
+            msgspec.structs.replace(message, **change).updates(arrays)
+
+
 def test_another_version_is_named_and_a_refusal_understood() -> None:
     """Whoever speaks another version is told so, in words that every version reads."""
     head = msgspec.msgpack.encode([m.EXECUTOR_VERSION + 1, "beat"])
-    with pytest.raises(m.VersionError, match="executor protocol 3 spoken, 2 understood"):
+    with pytest.raises(m.VersionError, match="executor protocol 4 spoken, 3 understood"):
         m.decode((head, b"\x80"))
 
     head = msgspec.msgpack.encode([m.EXECUTOR_VERSION + 1, "refused"])

@@ -49,6 +49,40 @@ def test_what_fails_leaves_everything_as_it_was() -> None:
     assert (learning.version, learning.weights["w"].tolist()) == (0, [0.0, 0.0])
 
 
+def test_who_diverged_is_dropped_and_counted_and_the_round_goes_on() -> None:
+    """Of seven devices the round can spare two, and so one of five results."""
+    learning = job(demand=5, over_selection=1.4)
+    good = [update(client, float(client), samples=client) for client in (1, 2, 3, 4)]
+    learning.finish(0, [*good[:2], Update.of_diverged(9, 50), *good[2:]])
+    assert learning.weights["w"].tolist() == [3.0, 3.0]  # (1 + 4 + 9 + 16) / 10
+    assert (learning.diverged, learning.trained_samples, learning.moving_loss) == ((9,), 10, 2.5)
+
+
+@pytest.mark.parametrize("over_selection, spared", [(1.0, 0), (1.4, 1)])
+def test_a_round_with_too_few_usable_results_changes_nothing_and_is_over(
+    over_selection: float, spared: int
+) -> None:
+    """Neither weights nor loss; the round counts, and the next one may learn again."""
+    learning = job(demand=5, over_selection=over_selection)
+    bad = [Update.of_diverged(client, 9) for client in range(spared + 1)]
+    good = [update(client, 2.0) for client in range(10, 14 - spared)]
+    learning.finish(0, [*good, *bad])
+    assert (learning.version, learning.weights["w"].tolist()) == (1, [0.0, 0.0])
+    assert (len(learning.diverged), learning.trained_samples) == (spared + 1, 0)
+    assert learning.moving_loss is None
+    learning.finish(1, [*good, *(update(client, 2.0) for client in range(spared + 1))])
+    assert (learning.diverged, learning.weights["w"].tolist()) == ((), [2.0, 2.0])
+
+
+def test_only_q_fedavg_asks_for_the_loss_before_training() -> None:
+    """It costs a pass over all samples."""
+    wants = {
+        policy: job(gradient_policy=policy).hyper().start_loss
+        for policy in ("fed-avg", "fed-prox", "fed-yogi", "q-fedavg")
+    }
+    assert wants == {"fed-avg": False, "fed-prox": False, "fed-yogi": False, "q-fedavg": True}
+
+
 def test_tasks_train_from_the_rounds_version_at_its_learning_rate() -> None:
     """The version grows by one with each success, and the learning rate decays with it."""
     learning = job(gradient_policy="fed-prox", proxy_mu=0.7)
@@ -73,7 +107,7 @@ def test_q_fedavg_takes_the_learning_rate_of_the_round() -> None:
     moved = []
     for round_no in range(2):
         before = learning.weights["w"]
-        learning.finish(round_no, [Update(1, {"w": before + 1}, 1, 1.0)])
+        learning.finish(round_no, [Update(1, {"w": before + 1}, 1, 9.0, 1.0)])
         moved.append(float(learning.weights["w"][0] - before[0]))
     assert moved == pytest.approx([1 / 6, 1 / 11], rel=0, abs=1e-12)
 

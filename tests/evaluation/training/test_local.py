@@ -206,6 +206,42 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(change: Any, says: str)
         load_arrays(model, weights)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_loss_at_the_start_is_that_of_the_global_weights_on_all_samples(stacked: bool) -> None:
+    """F_k(w^t) of softmax regression in NumPy; the moving loss is another number."""
+    model = made("softmax")
+    start = to_arrays(model)
+    updates = train(
+        model, start, clients(), replace(HYPER, start_loss=True), seed=(5,), stacked=stacked
+    )
+    matrix, bias = start["1.weight"], start["1.bias"]
+    for data, update in zip(clients(), updates, strict=True):
+        scores = data.images.flatten(1).numpy() @ matrix.T + bias
+        right = scores[np.arange(len(scores)), data.labels.numpy()]
+        by_hand = np.mean(np.log(np.exp(scores).sum(axis=1)) - right)
+        assert update.start_loss == pytest.approx(by_hand, rel=1e-12)
+        assert abs(update.loss - by_hand) > 1e-3
+    plain = train(model, start, clients(), HYPER, seed=(5,), stacked=stacked)
+    assert [update.start_loss for update in plain] == [None] * len(SIZES)
+    for one, other in zip(plain, updates, strict=True):
+        assert all((value == other.weights[key]).all() for key, value in one.weights.items())
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_client_that_diverges_disturbs_nobody_else(stacked: bool) -> None:
+    """Its images are beyond all bounds; the others get the same bits as without it."""
+    model = made("softmax")
+    start = to_arrays(model)
+    wild = ClientData(7, torch.full((4, *SHAPE), 1e200, dtype=torch.float64), torch.arange(4))
+    usual = train(model, start, clients(), HYPER, seed=(5,), stacked=stacked)
+    *others, gone = train(model, start, [*clients(), wild], HYPER, seed=(5,), stacked=stacked)
+    assert (gone.client, gone.has_diverged, gone.samples) == (7, True, 4)
+    for one, other in zip(usual, others, strict=True):
+        assert not other.has_diverged
+        for key, value in one.weights.items():
+            np.testing.assert_allclose(value, other.weights[key], rtol=0, atol=1e-12)
+
+
 def test_batches_go_through_all_samples_before_any_comes_again() -> None:
     """Each pass is a permutation, cut into batches, the last one smaller."""
     drawn = draw_batches(10, steps=6, batch_size=4, seed=(1,))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from evaluation.aggregators import is_statistic
 from evaluation.training.models import MODELS, ModelError, ModelSpec, build, keeps_statistics
+from evaluation.training.specs import Norm
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
@@ -31,6 +33,17 @@ def test_only_batch_normalisation_keeps_statistics() -> None:
     """It decides what can be stacked."""
     assert not keeps_statistics(build(ModelSpec("resnet18", (1, 28, 28), 10)))
     assert keeps_statistics(build(ModelSpec("resnet18", (1, 28, 28), 10, "batch")))
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_server_rules_know_statistics_from_parameters_by_name(name: str, norm: Norm) -> None:
+    """What has a gradient is stepped; every other floating array is averaged."""
+    with torch.device("meta"):
+        model = build(ModelSpec(name, (1, 28, 28), 10, norm))
+    parameters = {key for key, _ in model.named_parameters()}
+    floating = {key for key, value in model.state_dict().items() if value.is_floating_point()}
+    assert {key for key in floating if not is_statistic(key)} == parameters
 
 
 @pytest.mark.parametrize(
