@@ -1,4 +1,4 @@
-"""Who has which training samples: partitions by IID, Dirichlet, label counts, or a client map.
+"""Who has which training samples: IID, two of Dirichlet, label counts, a client map, owners.
 
 A partition is a list with one array of sample numbers for each client. Every client has at least
 one sample. IID and Dirichlet give each sample to one client; partitions by label counts draw
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from evaluation.data.images import DataError
 
-__all__ = ["Partition", "by_client_map", "by_label_counts", "by_owner", "dirichlet", "iid",
-           "load_client_map", "load_label_counts"]  # fmt: skip
+__all__ = ["Partition", "by_client_map", "by_label_counts", "by_owner", "dirichlet_by_class",
+           "dirichlet_by_client", "iid", "load_client_map", "load_label_counts"]  # fmt: skip
 
+Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Partition: TypeAlias = list[Integers]
 
@@ -40,15 +41,19 @@ def iid(labels: Integers, clients: int, seed: int) -> Partition:
     return [np.sort(part) for part in np.array_split(order, clients)]
 
 
-def dirichlet(labels: Integers, clients: int, seed: int, *, alpha: float = 0.5) -> Partition:
-    """Each class is dealt out by shares from a symmetric Dirichlet (Hsu et al. 2019).
+def dirichlet_by_class(
+    labels: Integers, clients: int, seed: int, *, alpha: float = 0.5
+) -> Partition:
+    """Each class is dealt out over the clients by shares from Dir(alpha, …, alpha).
 
-    Small ``alpha``: clients with few classes. A client that got nothing gets one sample of the
-    client that has most.
+    After Yurochkin et al. 2019 ("Bayesian nonparametric federated learning of neural networks",
+    section 4), called distribution-based label imbalance by Li et al. 2022 ("Federated learning on
+    non-IID data silos", section IV-A). Clients differ in their classes and in their sizes. Small
+    ``alpha``: clients with few classes. A client that got nothing gets one sample of the client
+    that has most.
     """
     _check_enough(labels, clients)
-    if not alpha > 0:
-        raise DataError(f"partition dirichlet: alpha is {alpha}, it must be above 0")
+    _check_alpha(alpha)
     random = _random(seed)
     parts: list[list[int]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
@@ -62,6 +67,51 @@ def dirichlet(labels: Integers, clients: int, seed: int, *, alpha: float = 0.5) 
             richest = max(parts, key=len)
             part.append(richest.pop())
     return [np.sort(np.array(part, dtype=np.int64)) for part in parts]
+
+
+def dirichlet_by_client(
+    labels: Integers, clients: int, seed: int, *, alpha: float = 0.5
+) -> Partition:
+    """Each client draws its own shares of the classes from Dir(alpha · prior), all of one size.
+
+    After Hsu et al. 2019 ("Measuring the effects of non-identical data distribution", section 2);
+    the prior is the classes' shares of the data. Sizes differ by one at most. Samples are taken
+    without replacement: where a class is used up, the client's other shares are scaled up, so that
+    the last of the clients have less of a choice.
+
+    With ``n`` classes, ``alpha`` here is about ``alpha / n`` of :func:`dirichlet_by_class`: 0.5 is
+    nearly one class a client here, and three to four of ten there.
+    """
+    _check_enough(labels, clients)
+    _check_alpha(alpha)
+    random = _random(seed)
+    _, place = np.unique(labels, return_inverse=True)
+    members = [random.permutation(np.flatnonzero(place == own)) for own in range(place.max() + 1)]
+    left = np.array([len(own) for own in members])
+    prior = left / len(labels)
+    parts = []
+    for size in (len(part) for part in np.array_split(labels, clients)):
+        taken = _take(random, random.dirichlet(alpha * prior), left, size)
+        parts.append(
+            np.sort(np.concatenate([
+                own[rest - count : rest]
+                for own, rest, count in zip(members, left, taken, strict=True)
+            ]))
+        )  # fmt: skip
+        left -= taken
+    return parts
+
+
+def _take(random: np.random.Generator, shares: Floats, left: Integers, size: int) -> Integers:
+    """``size`` samples by class, drawn by these shares, and no more of any than are left."""
+    taken = np.zeros_like(left)
+    while (missing := size - int(taken.sum())) > 0:
+        open_shares = np.where(taken < left, shares, 0.0)
+        if not open_shares.sum() > 0:
+            open_shares = (left - taken).astype(np.float64)
+        drawn = random.multinomial(missing, open_shares / open_shares.sum())
+        taken += np.minimum(drawn, left - taken)
+    return taken
 
 
 def by_label_counts(
@@ -178,3 +228,8 @@ def _random(seed: int) -> np.random.Generator:
 def _check_enough(labels: Integers, clients: int) -> None:
     if not 1 <= clients <= len(labels):
         raise DataError(f"{len(labels)} samples cannot be dealt out to {clients} clients")
+
+
+def _check_alpha(alpha: float) -> None:
+    if not alpha > 0:
+        raise DataError(f"partition: alpha is {alpha}, it must be above 0")

@@ -18,7 +18,8 @@ from evaluation.data.partition import (
     by_client_map,
     by_label_counts,
     by_owner,
-    dirichlet,
+    dirichlet_by_class,
+    dirichlet_by_client,
     iid,
     load_client_map,
     load_label_counts,
@@ -27,10 +28,12 @@ from evaluation.executor.arrays import FRAME_BYTES_MAX
 from evaluation.training.specs import ModelSpec
 from propius.errors import PropiusError
 
-__all__ = ["STACK_CLIENTS", "ExecutorError", "JobModel", "MemoryShortError", "PartitionSpec",
-           "check_clients", "partition_of", "stacks_of"]  # fmt: skip
+__all__ = ["STACK_CLIENTS", "ExecutorError", "JobModel", "MemoryShortError", "PartitionKind",
+           "PartitionSpec", "check_clients", "partition_of", "stacks_of"]  # fmt: skip
 
-PartitionKind: TypeAlias = Literal["iid", "dirichlet", "label_counts", "client_map", "owner"]
+PartitionKind: TypeAlias = Literal[
+    "iid", "dirichlet_by_class", "dirichlet_by_client", "label_counts", "client_map", "owner"
+]
 
 STACK_CLIENTS: Final = 16
 """Of one stack, at most: enough to be quick, few enough to share out a round over workers."""
@@ -75,8 +78,10 @@ def partition_of(data: ImageData, spec: PartitionSpec, seed: int) -> Partition:
     match spec.kind:
         case "iid":
             return iid(data.labels, spec.clients, seed)
-        case "dirichlet":
-            return dirichlet(data.labels, spec.clients, seed, alpha=spec.alpha)
+        case "dirichlet_by_class":
+            return dirichlet_by_class(data.labels, spec.clients, seed, alpha=spec.alpha)
+        case "dirichlet_by_client":
+            return dirichlet_by_client(data.labels, spec.clients, seed, alpha=spec.alpha)
         case "owner":
             if data.clients is None:
                 raise ExecutorError(f"{data.name}: no sample has an owner; choose a partition")

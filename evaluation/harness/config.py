@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from evaluation import names
+from evaluation.executor.jobs import PartitionKind
 from evaluation.jobs.yaml_file import Section, read_model
 from evaluation.population import Availability
 from propius.engine import POLICIES
@@ -42,9 +43,19 @@ class AvailabilityConfig(Section):
 class PartitionConfig(Section):
     """Who has which training samples; ``file`` is of the kinds that read one."""
 
-    kind: Literal["iid", "dirichlet", "label_counts", "client_map", "owner"] = "dirichlet"
+    kind: PartitionKind = "dirichlet_by_class"
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     file: Path | None = None
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _which_dirichlet(cls, kind: object) -> object:
+        if kind == "dirichlet":
+            raise ValueError(
+                "there are two: dirichlet_by_class (what `dirichlet` was) and dirichlet_by_client "
+                "(Hsu et al. 2019)"
+            )
+        return kind
 
     @model_validator(mode="after")
     def _check(self) -> PartitionConfig:

@@ -18,11 +18,13 @@ from evaluation.data.partition import (
     by_client_map,
     by_label_counts,
     by_owner,
-    dirichlet,
+    dirichlet_by_class,
+    dirichlet_by_client,
     iid,
     load_client_map,
     load_label_counts,
 )
+from evaluation.harness.config import RunConfig
 
 
 def labels_of(samples: int, classes: int) -> NDArray[np.int64]:
@@ -49,7 +51,11 @@ def test_every_sample_belongs_to_one_client(
         with pytest.raises(DataError, match="cannot be dealt out"):
             iid(labels, clients, seed)
         return
-    for parts in (iid(labels, clients, seed), dirichlet(labels, clients, seed, alpha=alpha)):
+    for parts in (
+        iid(labels, clients, seed),
+        dirichlet_by_class(labels, clients, seed, alpha=alpha),
+        dirichlet_by_client(labels, clients, seed, alpha=alpha),
+    ):
         assert len(parts) == clients
         assert flat(parts) == list(range(samples))
         assert min(map(len, parts)) >= 1
@@ -61,7 +67,8 @@ def test_the_seed_decides_alone() -> None:
     counts = [[3, 0, 5], [1] * 10]
     makers: list[Callable[[int], Partition]] = [
         lambda seed: iid(labels, 20, seed),
-        lambda seed: dirichlet(labels, 20, seed),
+        lambda seed: dirichlet_by_class(labels, 20, seed),
+        lambda seed: dirichlet_by_client(labels, 20, seed),
         lambda seed: by_label_counts(labels, counts, 20, seed),
     ]
     for make in makers:
@@ -81,7 +88,7 @@ def test_a_small_alpha_gives_clients_few_classes() -> None:
     labels = labels_of(20_000, 10)
 
     def largest_share(alpha: float) -> float:
-        parts = dirichlet(labels, 50, 3, alpha=alpha)
+        parts = dirichlet_by_class(labels, 50, 3, alpha=alpha)
         shares = [np.bincount(labels[part]).max() / len(part) for part in parts if len(part) > 20]
         return float(np.mean(shares))
 
@@ -89,6 +96,69 @@ def test_a_small_alpha_gives_clients_few_classes() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0.7
     assert shares[2] < 0.2
+
+
+def concentration(labels: NDArray[np.int64], part: NDArray[np.int64]) -> float:
+    """The sum of the squared class shares that a client's were drawn from, without bias.
+
+    Of one class it is 1, of n even ones 1 / n; its inverse is the number of effective classes.
+    """
+    counts = np.bincount(labels[part], minlength=10)
+    return float((counts * (counts - 1)).sum() / (len(part) * (len(part) - 1)))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0, 100.0])
+def test_hsus_clients_draw_their_classes_from_dir_of_alpha_times_the_prior(alpha: float) -> None:
+    """E Σ q² of Dir(a) is Σ a (a + 1) / (A (A + 1)): here (alpha / 10 + 1) / (alpha + 1).
+
+    Of the first quarter of 400 clients, while no class is used up; within four standard errors.
+    """
+    labels = labels_of(80_000, 10)
+    parts = dirichlet_by_client(labels, 400, 2, alpha=alpha)
+    assert {len(part) for part in parts} == {200}
+    found = np.array([concentration(labels, part) for part in parts[:100]])
+    error = found.std(ddof=1) / 10 + 1e-4
+    assert found.mean() == pytest.approx((alpha / 10 + 1) / (alpha + 1), abs=4 * error)
+
+
+def test_hsus_prior_is_the_share_of_each_class_in_the_data() -> None:
+    """With 70 % of one class, its mean share is 70 % whatever alpha is."""
+    labels = np.repeat(np.arange(4), [28_000, 4_000, 4_000, 4_000])
+    shares = [
+        np.mean(labels[part] == 0) for part in dirichlet_by_client(labels, 400, 1, alpha=2.0)[:100]
+    ]
+    assert np.mean(shares) == pytest.approx(0.7, abs=4 * np.std(shares) / 10)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
+def test_by_class_each_class_is_dealt_by_dir_of_alpha_over_the_clients(alpha: float) -> None:
+    """E Σ p² over K clients is (alpha + 1) / (K alpha + 1); mean over 300 classes, four errors."""
+    labels = labels_of(300 * 3_000, 300)
+    parts = dirichlet_by_class(labels, 20, 2, alpha=alpha)
+    counts = np.stack([np.bincount(labels[part], minlength=300) for part in parts])
+    found = ((counts / 3_000) ** 2).sum(axis=0)
+    error = found.std(ddof=1) / 300**0.5
+    assert found.mean() == pytest.approx((alpha + 1) / (20 * alpha + 1), abs=4 * error + 1e-4)
+
+
+def test_half_by_class_is_about_five_of_hsus() -> None:
+    """Ten classes: both give E Σ q² = 0.25, four effective classes; Hsu's 0.5 gives 0.7."""
+    labels = labels_of(80_000, 10)
+
+    def mean(parts: Partition) -> float:
+        return float(np.mean([concentration(labels, part) for part in parts if len(part) > 50]))
+
+    assert mean(dirichlet_by_class(labels, 400, 2, alpha=0.5)) == pytest.approx(0.25, abs=0.03)
+    assert mean(dirichlet_by_client(labels, 400, 2, alpha=5.0)[:100]) == pytest.approx(
+        0.25, abs=0.03
+    )
+    assert mean(dirichlet_by_client(labels, 400, 2, alpha=0.5)[:100]) > 0.6
+
+
+def test_the_old_name_of_a_dirichlet_partition_is_refused_with_both_new_ones() -> None:
+    """It was cited as one and was the other; a configuration says which it means."""
+    with pytest.raises(ValueError, match=r"dirichlet_by_class .*dirichlet_by_client"):
+        RunConfig.model_validate({"partition": {"kind": "dirichlet"}})
 
 
 def test_label_counts_are_met() -> None:
@@ -206,4 +276,4 @@ def test_owners_with_most_samples_come_first() -> None:
 def test_alpha_is_above_0(alpha: float) -> None:
     """A Dirichlet needs a positive parameter."""
     with pytest.raises(DataError, match="it must be above 0"):
-        dirichlet(labels_of(10, 2), 2, 0, alpha=alpha)
+        dirichlet_by_class(labels_of(10, 2), 2, 0, alpha=alpha)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evaluation.data import folders
 from evaluation.data.images import DataError, ImageData
-from evaluation.data.partition import by_owner, dirichlet, iid
+from evaluation.data.partition import by_owner, dirichlet_by_class, iid
 from evaluation.data.sources import DEBIAN_FASHION, SOURCES, available, load
 from evaluation.data.speech import WORDS, log_mel, read_clip
 
@@ -67,7 +67,7 @@ def test_no_client_has_a_sample_of_the_test_split(name: str, data_folder: DataFo
     Fault F3: the original tested on the clients' own training data.
     """
     data = of_name(name, data_folder)
-    parts = iid(data.labels, 2, seed=1) + dirichlet(data.labels, 2, seed=1)
+    parts = iid(data.labels, 2, seed=1) + dirichlet_by_class(data.labels, 2, seed=1)
     assert max(int(part.max()) for part in parts) < len(data.labels)
     assert not np.may_share_memory(data.images, data.test_images)
 

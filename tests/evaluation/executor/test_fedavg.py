@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.aggregators import FedAvg, Update
-from evaluation.data.partition import dirichlet
+from evaluation.data.partition import dirichlet_by_class
 from evaluation.data.sources import load
 from evaluation.executor import messages as m
 from evaluation.executor.arrays import pack
@@ -37,7 +37,9 @@ from evaluation.training.trainer import Trainer
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 CLIENTS = 16
-MODEL = JobModel(4, SPEC, "digits", None, PartitionSpec("dirichlet", CLIENTS), "float64", seed=9)
+MODEL = JobModel(
+    4, SPEC, "digits", None, PartitionSpec("dirichlet_by_class", CLIENTS), "float64", seed=9
+)
 HYPER = Hyper(steps=5, batch_size=10, learning_rate=0.1, momentum=0.9, weight_decay=1e-3)
 ROUNDS = 3
 Weights = dict[str, NDArray[Any]]
@@ -51,7 +53,7 @@ def start() -> Weights:
 def plain() -> dict[str, Any]:
     """Three rounds of FedAvg, one client after the other."""
     data = load("digits")
-    parts = dirichlet(data.labels, CLIENTS, MODEL.seed)
+    parts = dirichlet_by_class(data.labels, CLIENTS, MODEL.seed)
     images = torch.from_numpy(data.images.reshape(-1, 64)).double()
     labels = torch.from_numpy(data.labels)
     weights = {name: torch.from_numpy(value) for name, value in start().items()}

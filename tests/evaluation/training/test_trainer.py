@@ -34,7 +34,7 @@ CLIENTS = 12
 
 
 def job(
-    kind: Literal["iid", "dirichlet", "owner", "client_map"] = "dirichlet",
+    kind: Literal["iid", "dirichlet_by_class", "owner", "client_map"] = "dirichlet_by_class",
     *,
     spec: ModelSpec = SPEC,
     dataset: str = "digits",
