@@ -174,6 +174,8 @@ class Calls:
             self._by_key[step.key] = call
             if step.frames is not None:
                 self.outbox[step.key] = step.frames
+            elif heard is not None and heard.message is not None:
+                self.outbox.pop(step.key, None)  # it was answered "later": not to be said again now
         call.until_ns = step.until_ns
         self._arm(call)
 

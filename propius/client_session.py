@@ -26,6 +26,7 @@ from propius.errors import (
     CheckInAgainError,
     InvalidValueError,
     RefusedError,
+    RequestTimeoutError,
 )
 from propius.messages import ErrorCode, Message, Ok, Outcome, Task
 from propius.session import NOW, Session, Talk, check_values, to_ns, to_vector
@@ -45,6 +46,8 @@ _TRY_NEXT: Final = frozenset(
     )
 )  # fmt: skip
 _PAUSE_MIN_S: Final = 0.05
+"""Between an offer that led to nothing and the next check-in; doubled each time, up to …"""
+_PAUSE_MAX_S: Final = 2.0
 _is_device_id: Final = re.compile("[0-9a-f]{32}").fullmatch
 
 
@@ -77,40 +80,52 @@ class ClientSession(Session):
         check_values(self.spec, "spec")
         check_values({"option": self.option}, "client")
 
-    def check_in(self, wait_s: float = 30.0) -> Talk[messages.Offer]:
+    def check_in(
+        self, wait_s: float = 30.0, deadline_ns: int | None = None
+    ) -> Talk[messages.Offer]:
         """Say that the device is free; returns an offer, empty if nothing came in ``wait_s``."""
+        left_s = float(wait_s)
 
         def compose(schema: messages.Schema) -> Message:
             vector = to_vector(schema, self.spec, "spec")
             return messages.CheckIn(
-                schema=schema.schema, spec=vector, option=float(self.option), wait_s=float(wait_s)
+                schema=schema.schema, spec=vector, option=float(self.option), wait_s=left_s
             )
 
         now_ns = (yield NOW).now_ns
-        deadline_ns = now_ns + to_ns(self.timeout_s + 2 * wait_s)
+        until_ns = now_ns + to_ns(wait_s)
+        last_ns = until_ns + to_ns(self.timeout_s)
         tries = 0
         while True:
             try:
                 offer = yield from self.ask_with_schema(
-                    compose, messages.Offer, hold_s=wait_s, deadline_ns=deadline_ns
+                    compose, messages.Offer, hold_s=left_s, deadline_ns=deadline_ns
                 )
             except CheckInAgainError as error:
                 tries += 1
-                now_ns = yield from self.pause(error.retry_after_s + self.backoff_s(tries))
-                if now_ns >= deadline_ns:
+                now_ns = (yield NOW).now_ns
+                deadline_ns = last_ns if deadline_ns is None else min(last_ns, deadline_ns)
+                pause_s = error.retry_after_s + self.backoff_s(tries)
+                if now_ns + to_ns(pause_s) >= deadline_ns:
                     raise
+                now_ns = yield from self.pause(pause_s)
+                left_s = max(0.0, (until_ns - now_ns) / 1e9)
             else:
                 self.offered = tuple(offer.tasks)
                 return offer
 
-    def accept(self, job: int, round_no: int) -> Talk[messages.Assignment]:
+    def accept(
+        self, job: int, round_no: int, deadline_ns: int | None = None
+    ) -> Talk[messages.Assignment]:
         """Take a task that was offered."""
         message = messages.Accept(job=job, round=round_no)
-        return (yield from self.ask(message, messages.Assignment, patient=_PATIENT))
+        asked = self.ask(message, messages.Assignment, patient=_PATIENT, deadline_ns=deadline_ns)
+        return (yield from asked)
 
-    def decline(self, rounds: list[tuple[int, int]]) -> Talk[None]:
+    def decline(self, rounds: list[tuple[int, int]], deadline_ns: int | None = None) -> Talk[None]:
         """None of these suits."""
-        yield from self.ask(messages.Decline(rounds=rounds), Ok, patient=_PATIENT)
+        message = messages.Decline(rounds=rounds)
+        yield from self.ask(message, Ok, patient=_PATIENT, deadline_ns=deadline_ns)
 
     def report(
         self,
@@ -127,22 +142,26 @@ class ClientSession(Session):
         yield from self.ask(message, Ok, patient=_PATIENT, deadline_ns=deadline_ns)
 
     def auto_assign(self, select: Select, wait_s: float) -> Talk[messages.Assignment | None]:
-        """Check in until a task suits and is got; None if there was none within ``wait_s``."""
+        """Check in until a task suits and is got; None if there was none within ``wait_s``.
+
+        The last answer is waited for as long as for any request: ``timeout_s`` beyond that.
+        """
         now_ns = (yield NOW).now_ns
         deadline_ns = now_ns + to_ns(wait_s)
+        last_ns = deadline_ns + to_ns(self.timeout_s)
         vain = 0
         while True:
-            left_s = max(0.0, (deadline_ns - now_ns) / 1e9)
-            offer = yield from self.check_in(min(left_s, messages.WAIT_S_MAX))
-            answer = yield from self._take(offer, select)
+            left_s = min(max(0.0, (deadline_ns - now_ns) / 1e9), messages.WAIT_S_MAX)
+            offer = yield from self._offer(left_s, last_ns)
+            answer = yield from self._take(offer, select, last_ns)
             if isinstance(answer, messages.Assignment):
                 return answer
             pause_s = offer.retry_after_s
             if isinstance(answer, RefusedError):
                 pause_s = answer.retry_after_s + self.backoff_s(vain)
-                vain += 1
             now_ns = (yield NOW).now_ns
-            pause_s = max(pause_s, _PAUSE_MIN_S)
+            pause_s = max(pause_s, min(_PAUSE_MIN_S * 2 ** min(vain, 10), _PAUSE_MAX_S))
+            vain += 1
             if now_ns + to_ns(pause_s) < deadline_ns:
                 now_ns = yield from self.pause(pause_s)
             elif isinstance(answer, RefusedError) and answer.code == ErrorCode.DEVICE_BUSY:
@@ -150,15 +169,24 @@ class ClientSession(Session):
             else:
                 return None
 
+    def _offer(self, wait_s: float, last_ns: int) -> Talk[messages.Offer]:
+        """An offer; an empty one if a server that came back still holds the check-in."""
+        try:
+            return (yield from self.check_in(wait_s, last_ns))
+        except RequestTimeoutError as error:
+            if not error.held_anew:
+                raise
+            return messages.Offer(tasks=[], plan_version=0, retry_after_s=0.0)
+
     def _take(
-        self, offer: messages.Offer, select: Select
+        self, offer: messages.Offer, select: Select, last_ns: int
     ) -> Talk[messages.Assignment | RefusedError | None]:
         """The first task that suits and is got, or the last refusal, or None if none suits."""
         suitable = select(offer.tasks) if offer.tasks else []
         refusal: RefusedError | None = None
         for task in suitable:
             try:
-                return (yield from self.accept(task.job, task.round))
+                return (yield from self.accept(task.job, task.round, last_ns))
             except RefusedError as error:
                 refusal = error
                 if error.code == ErrorCode.DEVICE_BUSY:  # by a lease from before, whatever the task
@@ -166,7 +194,7 @@ class ClientSession(Session):
                 if error.code not in _TRY_NEXT:
                     raise
         if offer.tasks and not suitable:
-            yield from self.decline([(task.job, task.round) for task in offer.tasks])
+            yield from self.decline([(task.job, task.round) for task in offer.tasks], last_ns)
         return refusal
 
 

@@ -67,7 +67,14 @@ class TransportError(PropiusError):
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """No answer in time, after all retries. The effect is unknown; asking again is safe."""
+    """No answer in time, after all retries. The effect is unknown; asking again is safe.
+
+    ``held_anew``: a server that came (back) meanwhile had been asked to hold it for longer.
+    """
+
+    def __init__(self, text: str, *, held_anew: bool = False):
+        super().__init__(text)
+        self.held_anew = held_anew
 
 
 class ProtocolError(PropiusError):

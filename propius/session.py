@@ -141,14 +141,17 @@ class Session:
         *,
         hold_s: float = 0.0,
         lane: Lane | None = None,
+        began_ns: int | None = None,
         deadline_ns: int | None = None,
         patient: frozenset[ErrorCode] = frozenset({ErrorCode.BUSY, ErrorCode.NOT_READY}),
     ) -> Talk[M]:
         """Ask until there is an answer of the expected class, for ``timeout_s`` + ``hold_s``.
 
         ``hold_s`` is how long the server was allowed to wait before it answers; it is added once
-        more if the connection was made anew meanwhile. The errors in ``patient`` are waited out.
-        Raises what :mod:`propius.errors` says.
+        more if the connection was made anew meanwhile. The time counts from ``began_ns`` (None:
+        now), and is over at ``deadline_ns`` in any case. The errors in ``patient`` are waited out.
+        An answer about another job or round is not believed. Raises what :mod:`propius.errors`
+        says.
         """
         payload, _ = messages.validate(message)
         lane = lane or self.lane
@@ -156,7 +159,7 @@ class Session:
         header = Header(kind=message.kind, sender=self.sender, session=lane.session, request=number)
         request = _Request(self, header, messages.encode(header, message), hold_s, patient)
         try:
-            reply = yield from request.carry_out(deadline_ns)
+            reply = yield from request.carry_out(began_ns, deadline_ns)
         except (errors.RequestTimeoutError, errors.ProtocolError, GeneratorExit):
             lane.left_unanswered(message.kind, payload, number)
             raise
@@ -166,15 +169,24 @@ class Session:
             raise
         if not isinstance(reply, expect):
             raise errors.ProtocolError(f"{message.kind}: {self.peer} answered {reply.kind}")
+        check_subject(message, reply, self.peer)
         return reply
 
-    def schema(self) -> Talk[messages.Schema]:
+    def schema(
+        self, began_ns: int | None = None, deadline_ns: int | None = None
+    ) -> Talk[messages.Schema]:
         """The operator's attribute schema, asked for once.
 
         It has a lane of its own: a job's own lane must begin with ``register`` or ``attach``.
         """
         if self.cell.schema is None:
-            asked = self.ask(messages.GetSchema(), messages.Schema, lane=Lane(self.dice))
+            asked = self.ask(
+                messages.GetSchema(),
+                messages.Schema,
+                lane=Lane(self.dice),
+                began_ns=began_ns,
+                deadline_ns=deadline_ns,
+            )
             self.cell.schema = yield from asked
         return self.cell.schema
 
@@ -189,20 +201,28 @@ class Session:
     ) -> Talk[M]:
         """Ask what is encoded by the schema; if that has changed, encode and ask again.
 
+        All of it together, the schema included, has the time of one request.
         ``new_lane``: the second try opens another session, for a request that must be its first.
         """
+        began_ns = (yield NOW).now_ns
         for tries_left in reversed(range(SCHEMA_TRIES)):
-            schema = yield from self.schema()
+            schema = yield from self.schema(began_ns, deadline_ns)
             try:
-                asked = self.ask(compose(schema), expect, hold_s=hold_s, deadline_ns=deadline_ns)
+                asked = self.ask(
+                    compose(schema),
+                    expect,
+                    hold_s=hold_s,
+                    began_ns=began_ns,
+                    deadline_ns=deadline_ns,
+                )
                 return (yield from asked)
             except errors.SchemaChangedError:
-                if not tries_left:
-                    raise
                 if self.cell.schema is schema:  # else another session has fetched it already
                     self.cell.schema = None
                 if new_lane:
                     self.lane = Lane(self.dice)
+                if not tries_left:
+                    raise
         raise AssertionError("unreachable")
 
     def pause(self, seconds: float) -> Talk[int]:
@@ -238,13 +258,17 @@ class _Request:
         self.tries = 0
         self.unreadable = 0  # answers
         self.refusal: Error | None = None  # the last one that was waited out
+        self.held_anew = False
+        self.began_ns = 0
         self.deadline_ns = 0
         self.last_ns = 0  # how far the deadline may be moved
 
-    def carry_out(self, deadline_ns: int | None) -> Talk[Message]:
+    def carry_out(self, began_ns: int | None, deadline_ns: int | None) -> Talk[Message]:
         """Send and listen until there is an answer that is not to be waited out."""
         now_ns = (yield NOW).now_ns
-        self._set_deadlines(now_ns, deadline_ns)
+        self._set_deadlines(now_ns if began_ns is None else began_ns, deadline_ns)
+        if now_ns >= self.deadline_ns:  # nobody would hear the answer: let it have no effect
+            raise self._timed_out()
         again_ns, told_to_wait, send = self._send_again_ns(now_ns), False, True
         while True:
             until_ns = min(again_ns, self.deadline_ns)
@@ -261,15 +285,17 @@ class _Request:
             elif now_ns >= again_ns or (heard.reconnected and not told_to_wait):
                 again_ns, told_to_wait, send = self._send_again_ns(now_ns), False, True
                 if heard.reconnected:  # somebody is there, and begins to hold it only now
+                    self.held_anew = self.hold_s > 0
                     held_ns = now_ns + to_ns(self.hold_s + REPLY_S)
                     self.deadline_ns = min(self.last_ns, max(self.deadline_ns, held_ns))
 
-    def _set_deadlines(self, now_ns: int, deadline_ns: int | None) -> None:
+    def _set_deadlines(self, began_ns: int, deadline_ns: int | None) -> None:
         """The request is over at ``deadline_ns``, and at its own time-out, if nothing happens."""
         timeout_s = self.session.timeout_s
-        last_ns = now_ns + to_ns(timeout_s + 2 * self.hold_s)
+        self.began_ns = began_ns
+        last_ns = began_ns + to_ns(timeout_s + 2 * self.hold_s)
         self.last_ns = last_ns if deadline_ns is None else min(last_ns, deadline_ns)
-        self.deadline_ns = min(self.last_ns, now_ns + to_ns(timeout_s + self.hold_s))
+        self.deadline_ns = min(self.last_ns, began_ns + to_ns(timeout_s + self.hold_s))
 
     def _send_again_ns(self, now_ns: int) -> int:
         """It is sent now; when silence will mean that it was lost."""
@@ -280,7 +306,7 @@ class _Request:
     def _wait_or_raise(self, now_ns: int, error: Error) -> int:
         """When to ask again after this refusal; raises it if that is not worth it, or too late."""
         wait_s = error.retry_after_s
-        if error.code not in self.patient or now_ns + to_ns(wait_s) >= self.deadline_ns:
+        if error.code not in self.patient or now_ns + to_ns(wait_s) >= self.deadline_ns - 1:
             raise to_exception(error, self.kind)
         self.refusal = error
         again_ns = now_ns + to_ns(wait_s + self.session.backoff_s(self.tries))
@@ -304,10 +330,11 @@ class _Request:
         if self.refusal is not None:
             return to_exception(self.refusal, self.kind)
         session, times = self.session, "once" if self.tries == 1 else f"{self.tries} times"
-        waited_s = session.timeout_s + self.hold_s
+        waited_s = (self.deadline_ns - self.began_ns) / SECOND_NS
         return errors.RequestTimeoutError(
             f"{self.kind}: no answer from {session.peer} within {waited_s:g} s, asked {times}; "
-            "is it running, and is this its outside port?"
+            "is it running, and is this its outside port?",
+            held_anew=self.held_anew,
         )
 
 
@@ -347,6 +374,15 @@ def to_exception(error: Error, kind: str) -> errors.PropiusError:
     return refused(
         text, code=error.code.value, field=error.field, retry_after_s=error.retry_after_s
     )
+
+
+def check_subject(asked: Message, reply: Message, peer: str) -> None:
+    """Raise ProtocolError if the answer names another job or round than the request did."""
+    for name in ("job", "round"):
+        wanted, got = getattr(asked, name, None), getattr(reply, name, None)
+        if wanted is not None and got is not None and wanted != got:
+            text = f"{asked.kind} of {name} {wanted}: {peer} answered about {name} {got}"
+            raise errors.ProtocolError(text)
 
 
 def check_values(values: Mapping[str, float], what: str, *, negative: bool = False) -> None:

@@ -31,11 +31,15 @@ class Wire:
     def __init__(self, endpoint: str, context: zmq.Context[Any] | None = None) -> None:
         context = context or zmq.Context.instance()
         self.socket = context.socket(zmq.DEALER)
-        self._set_options()
-        self.monitor = self.socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
         self._lost: set[Key] = set()  # sent over a connection that broke
+        try:
+            self._set_options()
+            self.monitor = self.socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            )
+        except BaseException:
+            self.socket.close(0)
+            raise
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:

@@ -28,6 +28,7 @@ from propius.messages import (
     WatchRound,
 )
 from propius.testing import FakeServer, TinyPropius
+from tests.propius.twins import TWINS, Plain, one_of_twins
 
 DEVICE = "ab" * 16
 JOB: dict[str, Any] = {"name": "job", "requirement": {"ram": 1.0}, "demand": 1}
@@ -41,15 +42,22 @@ def server() -> Iterator[FakeServer]:
         yield running
 
 
-def device(server: FakeServer, **settings: Any) -> propius.Client:
+@pytest.fixture(params=TWINS)
+def sdk(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The blocking SDK and the asyncio one, each in its turn."""
+    with one_of_twins(request.param) as twin:
+        yield twin
+
+
+def device(server: FakeServer, sdk: Any = Plain, **settings: Any) -> Any:
     """A client with four GB."""
     given: dict[str, Any] = {"spec": {"ram": 4.0}, "device_id": DEVICE}
-    return propius.Client(server.endpoint, **{**given, **settings})
+    return sdk.Client(server.endpoint, **{**given, **settings})
 
 
-def test_a_device_works_for_a_job(server: FakeServer) -> None:
+def test_a_device_works_for_a_job(server: FakeServer, sdk: Any) -> None:
     """The whole story over real sockets: ask, offer, work, report, done."""
-    with propius.Job(server.endpoint, **JOB) as job, device(server) as client:
+    with sdk.Job(server.endpoint, **JOB) as job, device(server, sdk) as client:
         round_no = job.start_request()
         task = client.auto_assign(10.0)
         assert task is not None
@@ -63,27 +71,27 @@ def test_a_device_works_for_a_job(server: FakeServer) -> None:
     assert server.tiny.jobs[job.id].state == "completed"
 
 
-def test_leaving_the_block_does_not_complete_the_job(server: FakeServer) -> None:
+def test_leaving_the_block_does_not_complete_the_job(server: FakeServer, sdk: Any) -> None:
     """A job server may go and come back: attach finds the job and its round."""
-    with propius.Job(server.endpoint, **JOB) as job:
+    with sdk.Job(server.endpoint, **JOB) as job:
         job.start_request()
         kept = job.id, job.secret
-    again = propius.Job.attach(server.endpoint, *kept)
+    again = sdk.Job.attach(server.endpoint, *kept)
     with again:
         assert again.show().state == "idle"
         assert server.tiny.rounds[0].state == "open"
         again.end_request(0)
         assert again.start_request() == 1
     with pytest.raises(propius.AuthenticationError):
-        propius.Job.attach(server.endpoint, kept[0], b"guess")
+        sdk.Job.attach(server.endpoint, kept[0], b"guess")
     with pytest.raises(propius.UnknownJobError):
-        propius.Job.attach(server.endpoint, 99, kept[1])
+        sdk.Job.attach(server.endpoint, 99, kept[1])
 
 
-def test_a_failed_block_reports_failed_and_the_error_goes_on(server: FakeServer) -> None:
+def test_a_failed_block_reports_failed_and_the_error_goes_on(server: FakeServer, sdk: Any) -> None:
     """An exception in the task is reported and not hidden; the slot is open again."""
     server.tiny.open_round()
-    with device(server) as client:
+    with device(server, sdk) as client:
         task = client.auto_assign(10.0)
         assert task is not None
         with pytest.raises(ZeroDivisionError), task:
@@ -92,10 +100,10 @@ def test_a_failed_block_reports_failed_and_the_error_goes_on(server: FakeServer)
     assert (server.tiny.rounds[0].failed, server.tiny.rounds[0].state) == (1, "open")
 
 
-def test_an_interrupted_block_reports_dropped(server: FakeServer) -> None:
+def test_an_interrupted_block_reports_dropped(server: FakeServer, sdk: Any) -> None:
     """Ctrl-C in the middle of a task gives the slot back at once."""
     server.tiny.open_round()
-    with device(server) as client:
+    with device(server, sdk) as client:
         task = client.auto_assign(10.0)
         assert task is not None
         with pytest.raises(KeyboardInterrupt), task:
@@ -103,10 +111,10 @@ def test_an_interrupted_block_reports_dropped(server: FakeServer) -> None:
         assert task.outcome is propius.Outcome.DROPPED
 
 
-def test_an_explicit_report_is_the_only_one(server: FakeServer) -> None:
+def test_an_explicit_report_is_the_only_one(server: FakeServer, sdk: Any) -> None:
     """A task that reported inside its block is not reported again by leaving it."""
     server.tiny.open_round()
-    with device(server) as client:
+    with device(server, sdk) as client:
         task = client.auto_assign(10.0)
         assert task is not None
         with task:
@@ -116,7 +124,7 @@ def test_an_explicit_report_is_the_only_one(server: FakeServer) -> None:
     assert [header.kind for header, _ in server.requests].count("report") == 1
 
 
-def test_a_report_that_fails_does_not_hide_the_error_of_the_task() -> None:
+def test_a_report_that_fails_does_not_hide_the_error_of_the_task(sdk: Any) -> None:
     """The caller sees its own exception, with a note about the report."""
 
     class Refusing(TinyPropius):
@@ -127,7 +135,7 @@ def test_a_report_that_fails_does_not_hide_the_error_of_the_task() -> None:
 
     tiny = Refusing()
     tiny.open_round(demand=2)
-    with FakeServer(tiny) as server, device(server) as client:
+    with FakeServer(tiny) as server, device(server, sdk) as client:
         task = client.auto_assign(10.0)
         assert task is not None
         with pytest.raises(ZeroDivisionError) as caught, task:
@@ -137,30 +145,14 @@ def test_a_report_that_fails_does_not_hide_the_error_of_the_task() -> None:
             pass
 
 
-def test_an_own_rule_chooses_the_task(server: FakeServer) -> None:
+def test_an_own_rule_chooses_the_task(server: FakeServer, sdk: Any) -> None:
     """`select` replaces the private constraint: it filters and orders the offer."""
     server.tiny.open_round(private_constraint={"images": 1e9})
     wanted = server.tiny.open_round(private_constraint={"images": 1e9})
-    with device(server, select=lambda tasks: list(tasks)[::-1]) as client:
+    with device(server, sdk, select=lambda tasks: list(tasks)[::-1]) as client:
         task = client.auto_assign(10.0)
         assert task is not None
         assert task.job == wanted.job
-
-
-def test_no_byte_of_a_private_spec_leaves_the_device(server: FakeServer) -> None:
-    """Over a real socket neither its names nor its values are in any frame."""
-    server.tiny.open_round(private_constraint={"x": 1e9})
-    server.tiny.open_round(private_constraint={"hospital_images": 1_000.0})
-    with device(server, private_spec={"hospital_images": 4_242.0}) as client:
-        task = client.auto_assign(10.0)
-        assert task is not None
-        with task:
-            pass
-    wire = b"".join(frame for frames in server.frames for frame in frames)
-    assert b"report" in wire
-    assert b"hospital" not in wire
-    assert b"\x40\xb0\x92\x00\x00" not in wire  # 4242.0 as a double
-    assert b"4242" not in wire
 
 
 def test_it_waits_for_a_server_that_is_not_there_yet() -> None:
@@ -229,29 +221,29 @@ def test_an_asyncio_check_in_survives_the_death_of_the_server() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:50001", "tcp://", "nonsense://x:1", "tcp://a:b:c"])
-def test_a_wrong_endpoint_is_a_usage_error(endpoint: str) -> None:
+def test_a_wrong_endpoint_is_a_usage_error(endpoint: str, sdk: Any) -> None:
     """The message shows what was given and what an endpoint looks like."""
-    with propius.Connection(endpoint) as connection:
-        job = propius.Job(connection=connection, **JOB)
+    with sdk.Connection(endpoint) as connection:
+        job = sdk.Job(connection=connection, **JOB)
         with pytest.raises(propius.UsageError, match=r"tcp://127\.0\.0\.1:50001"):
             job.register()
 
 
-def test_an_endpoint_or_a_connection_but_not_both() -> None:
+def test_an_endpoint_or_a_connection_but_not_both(sdk: Any) -> None:
     """Where to connect is said exactly once."""
-    with propius.Connection(DEAF) as connection:
+    with sdk.Connection(DEAF) as connection:
         with pytest.raises(propius.UsageError):
-            propius.Job(DEAF, **JOB, connection=connection)
+            sdk.Job(DEAF, **JOB, connection=connection)
         with pytest.raises(propius.UsageError):
-            propius.Client(spec={})
+            sdk.Client(spec={})
 
 
-def test_nobody_there_is_a_timeout_that_names_the_endpoint() -> None:
+def test_nobody_there_is_a_timeout_that_names_the_endpoint(sdk: Any) -> None:
     """The caller learns where nobody answered, in the time it allowed."""
     began_s = time.monotonic()
     with (
         pytest.raises(propius.RequestTimeoutError, match=DEAF),
-        propius.Job(DEAF, **JOB, timeout_s=0.2),
+        sdk.Job(DEAF, **JOB, timeout_s=0.2),
     ):
         pass
     assert time.monotonic() - began_s < 5.0
@@ -310,20 +302,20 @@ def test_a_leaked_connection_is_a_resource_warning(server: FakeServer) -> None:
         leak_loop()
 
 
-def test_what_is_too_large_is_not_sent(server: FakeServer) -> None:
+def test_what_is_too_large_is_not_sent(server: FakeServer, sdk: Any) -> None:
     """A 50 MB value is the caller's error before there is a connection."""
     with pytest.raises(propius.InvalidValueError, match="payload of 5000"):
-        propius.Job(server.endpoint, **{**JOB, "server_endpoint": "x" * 50_000_000})
+        sdk.Job(server.endpoint, **{**JOB, "server_endpoint": "x" * 50_000_000})
     assert not server.frames
 
 
-def test_what_is_too_large_is_not_received() -> None:
+def test_what_is_too_large_is_not_received(sdk: Any) -> None:
     """A server that sends a monster has its connection cut; the process does not grow with it."""
     monster: zmq.Socket[bytes]
     with zmq.Context.instance().socket(zmq.ROUTER) as monster:
         monster.setsockopt(zmq.LINGER, 0)
         port: int = monster.bind_to_random_port("tcp://127.0.0.1")
-        client = propius.Client(f"tcp://127.0.0.1:{port}", spec={}, device_id=DEVICE, timeout_s=0.5)
+        client = sdk.Client(f"tcp://127.0.0.1:{port}", spec={}, device_id=DEVICE, timeout_s=0.5)
 
         def feed() -> None:
             parts: list[bytes] = monster.recv_multipart()
@@ -448,7 +440,7 @@ def test_an_operator_lists_shows_and_cancels(server: FakeServer) -> None:
         stranger.list_jobs()
 
 
-def test_a_handler_says_what_the_test_wants() -> None:
+def test_a_handler_says_what_the_test_wants(sdk: Any) -> None:
     """A fake server with a handler of one's own, and its errors, reach the test."""
 
     def handler(header: Header, message: Message) -> Message | None:
@@ -460,7 +452,7 @@ def test_a_handler_says_what_the_test_wants() -> None:
         raise RuntimeError("unexpected")
 
     fake = FakeServer(handler)
-    with propius.Client(fake.endpoint, spec={}, device_id=DEVICE, timeout_s=0.3) as client:
+    with sdk.Client(fake.endpoint, spec={}, device_id=DEVICE, timeout_s=0.3) as client:
         with pytest.raises(propius.BusyError, match="full house"):
             client.check_in(0.0)
         with pytest.raises(propius.RequestTimeoutError):
@@ -469,16 +461,16 @@ def test_a_handler_says_what_the_test_wants() -> None:
         fake.close()
 
 
-def test_a_fake_server_works_inside_the_process_too() -> None:
+def test_a_fake_server_works_inside_the_process_too(sdk: Any) -> None:
     """inproc needs no port at all."""
     with (
         FakeServer(endpoint="inproc://test_sdk_sockets") as server,
-        propius.Job(server.endpoint, **JOB) as job,
+        sdk.Job(server.endpoint, **JOB) as job,
     ):
         assert job.show().name == "job"
 
 
-def test_garbage_at_a_fake_server_is_answered(server: FakeServer) -> None:
+def test_garbage_at_a_fake_server_is_answered(server: FakeServer, sdk: Any) -> None:
     """Bytes that are no message get an error reply, and the server goes on."""
     stranger: zmq.Socket[bytes]
     with zmq.Context.instance().socket(zmq.DEALER) as stranger:
@@ -488,7 +480,7 @@ def test_garbage_at_a_fake_server_is_answered(server: FakeServer) -> None:
             stranger.send_multipart(frames)
             assert stranger.poll(5_000)
             assert b"error" in stranger.recv_multipart()[0]
-    with propius.Job(server.endpoint, **JOB) as job:
+    with sdk.Job(server.endpoint, **JOB) as job:
         assert job.id == 1
 
 
@@ -518,9 +510,11 @@ def test_answers_in_any_order_reach_the_right_talks() -> None:
         asyncio.run(story(server.endpoint))
 
 
-def test_a_watch_is_held_by_a_fake_server_until_something_changes(server: FakeServer) -> None:
+def test_a_watch_is_held_by_a_fake_server_until_something_changes(
+    server: FakeServer, sdk: Any
+) -> None:
     """watch_round waits for a change, and returns at the end of its wait without one."""
-    with propius.Job(server.endpoint, **JOB) as job:
+    with sdk.Job(server.endpoint, **JOB) as job:
         job.start_request()
         first = job.watch_round(0, wait_s=10.0)
         same = job.watch_round(0, seen=first.version, wait_s=0.05)
