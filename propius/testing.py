@@ -17,7 +17,7 @@ With a handler it says whatever the test wants to hear, or nothing::
     with FakeServer(handler) as server:
         ...
 
-Not here: leases that expire, plans, policies; for those start the daemons.
+Not here: plans, policies, a store; for those start the daemons.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from typing import Final, Protocol, Self, TypeAlias
 import zmq
 
 from propius.messages import DecodeError, Header, Message, decode_header, decode_payload, encode
-from propius.tiny_propius import REQUESTS_MAX, Answers, TinyJob, TinyPropius, TinyRound
+from propius.tiny_propius import REQUESTS_MAX, Answers, TinyJob, TinyPropius
+from propius.tiny_rounds import TinyRound
 
 __all__ = [
     "Answers",

@@ -1,11 +1,13 @@
 """A Propius in one small object, for the tests of programs that use the SDK.
 
-Not here: the sockets around it (:class:`propius.testing.FakeServer`), and all that makes the real
-one worth having: leases that expire, plans, policies, a store.
+Not here: the sockets around it (:class:`propius.testing.FakeServer`), what becomes of a round and
+its slots (:mod:`propius.tiny_rounds`), and all that makes the real one worth having: plans,
+policies, a store.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -14,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from propius import messages
-from propius.messages import Error, ErrorCode, Header, Message, Offer, Ok, RoundStatus, Task
-from propius.tokens import Lease, job_secret, operator_key, sign
+from propius.messages import Error, ErrorCode, Header, Message, Offer, Ok, Task
+from propius.tiny_rounds import LEASE_S, UNDER_WAY, TinyHistory, TinyRound
+from propius.tokens import job_secret, operator_key, sign
 
 Answers: TypeAlias = Iterable[tuple[Header, Message]]
 """Replies, each with the header of the request that it answers."""
@@ -26,51 +29,23 @@ ATTRIBUTES: Final = {"cpu_f": 24.8, "ram": 16.0, "fp16_mem": 2800.0, "android_os
 
 
 @dataclass
-class TinyRound:
-    """A round of :class:`TinyPropius`."""
-
-    job: int
-    number: int
-    demand: int
-    reports_min: int
-    opened_s: float
-    requirement: list[float]
-    private_constraint: Mapping[str, float]
-    state: str = "open"
-    version: int = 1
-    held: dict[int, str] = field(default_factory=dict)  # lease -> device_id
-    completed: int = 0
-    failed: int = 0
-    lost: list[int] = field(default_factory=list)
-    filled_after_s: float = -1.0
-    ended_after_s: float = -1.0
-
-    @property
-    def allocated(self) -> int:
-        """Slots given."""
-        return len(self.held) + self.completed
-
-    def status(self) -> RoundStatus:
-        """The round as a job server sees it."""
-        return RoundStatus(
-            job=self.job, round=self.number, version=self.version, state=self.state,
-            demand=self.demand, allocated=self.allocated, held=len(self.held),
-            completed=self.completed, failed=self.failed, expired=0,
-            reports_min=self.reports_min, filled_after_s=self.filled_after_s,
-            ended_after_s=self.ended_after_s, lost=self.lost[-1_000:],
-        )  # fmt: skip
-
-
-@dataclass
 class TinyJob:
     """A job of :class:`TinyPropius`."""
 
     number: int
     terms: messages.Register
     registered_s: float
-    state: str = "idle"
+    final: str = ""  # "completed" or "cancelled"
     reason: str = ""
+    finished_s: float = 0.0
     rounds: list[TinyRound] = field(default_factory=list)
+    history: TinyHistory = field(default_factory=TinyHistory)
+
+    @property
+    def state(self) -> str:
+        """As the job manager names it."""
+        under_way = self.rounds and self.rounds[-1].state in UNDER_WAY
+        return self.final or ("requesting" if under_way else "idle")
 
 
 class _RefusalError(Exception):
@@ -94,7 +69,8 @@ class TinyPropius:
     """Jobs, rounds and devices in one small object: enough for a program's own tests.
 
     Deterministic, sans-I/O. Offers every open round whose requirement the device meets, oldest
-    first; leases never expire; a repeated request gets its first answer again.
+    first; a repeated request gets its first answer again. Deadlines and leases end when ``receive``
+    or ``tick`` tells it the time.
     """
 
     def __init__(self, attributes: Mapping[str, float] | None = None) -> None:
@@ -133,12 +109,15 @@ class TinyPropius:
                 demand=demand, rounds=0, endpoint=server_endpoint,
             )  # fmt: skip
             job = self._new_job(time.monotonic(), terms)
-            return self._new_round(time.monotonic(), job, demand, demand)
+            return self._new_round(time.monotonic(), job, messages.StartRequest(
+                job=job.number, secret=self._secret(job.number), demand=demand
+            ))  # fmt: skip
 
     def receive(self, now_s: float, header: Header, message: Message) -> Answers:
         """See :class:`propius.testing.Script`."""
         with self._lock:
             key = (header.session, header.request)
+            self._judge(now_s)
             reply = self._answers.get(key)
             if reply is None:
                 try:
@@ -158,6 +137,7 @@ class TinyPropius:
     def tick(self, now_s: float) -> Answers:
         """See :class:`propius.testing.Script`."""
         with self._lock:
+            self._judge(now_s)
             answers: list[tuple[Header, Message]] = []
             for key, held in list(self._held.items()):
                 reply = self._news(held.header, held.message, over=now_s >= held.until_s)
@@ -166,6 +146,16 @@ class TinyPropius:
                     self._answers[key] = reply
                     answers.append((held.header, reply))
             return answers
+
+    def due_s(self) -> float:
+        """When a deadline or the end of a lease comes next; infinite: never."""
+        with self._lock:
+            return min((each.due_s() for each in self.rounds), default=math.inf)
+
+    def _judge(self, now_s: float) -> None:
+        for each in self.rounds:
+            if each.due_s() <= now_s:
+                each.tick(now_s)
 
     def _handle(self, now_s: float, header: Header, message: Message) -> Message | None:
         """The answer, or None to hold the request."""
@@ -201,17 +191,19 @@ class TinyPropius:
             raise _RefusalError(ErrorCode.WRONG_SECRET, f"wrong secret for job {number}")
         match message:
             case messages.StartRequest():
-                if job.rounds and job.rounds[-1].state in {"open", "filled"}:
-                    raise _RefusalError(ErrorCode.WRONG_STATE, "a round is under way")
-                least = message.reports_min or message.demand
-                started = self._new_round(now_s, job, message.demand, least)
+                if job.state != "idle":
+                    raise _RefusalError(ErrorCode.WRONG_STATE, f"job {number} is {job.state}")
+                if message.reports_min > message.demand:
+                    raise _RefusalError(ErrorCode.INVALID, "reports_min is more than the demand")
+                started = self._new_round(now_s, job, message)
                 return messages.RequestStarted(job=number, round=started.number)
             case messages.EndRequest():
-                self._end(now_s, self._round(number, message.round), "ended")
+                self._round(number, message.round).end(now_s, "ended")
             case messages.CompleteJob():
-                job.state = "completed"
+                self._finish(now_s, job, "completed", "")
             case messages.Cancel():
-                job.state, job.reason = "cancelled", message.reason
+                if job.final != "cancelled":
+                    self._finish(now_s, job, "cancelled", message.reason)
             case messages.Show():
                 return self._job_status(now_s, job)
             case messages.WatchRound():
@@ -224,11 +216,21 @@ class TinyPropius:
         self.jobs[job.number] = job
         return job
 
-    def _new_round(self, now_s: float, job: TinyJob, demand: int, least: int) -> TinyRound:
+    def _finish(self, now_s: float, job: TinyJob, state: str, reason: str) -> None:
+        if job.final:
+            raise _RefusalError(ErrorCode.WRONG_STATE, f"job {job.number} is {job.final}")
+        job.final, job.reason, job.finished_s = state, reason, now_s
+        if job.rounds:
+            job.rounds[-1].end(now_s, "ended")
+
+    def _new_round(self, now_s: float, job: TinyJob, asked: messages.StartRequest) -> TinyRound:
         terms = job.terms
         started = TinyRound(
-            job.number, len(job.rounds), demand, least, now_s,
+            job.number, len(job.rounds), asked.demand, asked.reports_min or asked.demand, now_s,
             terms.requirement, terms.private_constraint,
+            lease_s=asked.lease_s or LEASE_S,
+            deadline_s=now_s + asked.deadline_s if asked.deadline_s else math.inf,
+            history=job.history,
         )  # fmt: skip
         job.rounds.append(started)
         return started
@@ -267,46 +269,35 @@ class TinyPropius:
 
     def _accept(self, now_s: float, device_id: str, message: messages.Accept) -> Message:
         wanted = self._round(message.job, message.round)
-        if wanted.state != "open":
+        if wanted.state == "filled":
             raise _RefusalError(ErrorCode.ROUND_FULL, "the round takes no more devices")
-        if any(device_id in each.held.values() for each in self.rounds):
+        if wanted.state != "open":
+            raise _RefusalError(ErrorCode.ROUND_CLOSED, "the round is over")
+        if any(self._lease(each, device_id) is not None for each in self.rounds):
             raise _RefusalError(ErrorCode.DEVICE_BUSY, "this device holds a lease")
         self._leases += 1
-        lease = Lease(
-            job=wanted.job, round=wanted.number, slot=wanted.allocated,
-            lease=self._leases, device_id=device_id,
-        )  # fmt: skip
-        wanted.held[self._leases] = device_id
-        wanted.version += 1
-        if wanted.allocated >= wanted.demand:
-            wanted.state, wanted.filled_after_s = "filled", now_s - wanted.opened_s
+        lease = wanted.grant(now_s, self._leases, device_id)
         return messages.Assignment(
             job=wanted.job, round=wanted.number, endpoint=self.jobs[wanted.job].terms.endpoint,
-            lease_s=600.0, token=sign(self._secret(wanted.job), lease),
+            lease_s=wanted.lease_s, token=sign(self._secret(wanted.job), lease),
         )  # fmt: skip
 
     def _report(self, now_s: float, device_id: str, message: messages.Report) -> Message:
         told = self._round(message.job, message.round)
-        lease = next((number for number, holder in told.held.items() if holder == device_id), None)
+        lease = self._lease(told, device_id)
         if lease is None:
             raise _RefusalError(ErrorCode.STALE_TOKEN, "this device holds no lease of the round")
-        del told.held[lease]
-        told.version += 1
         if message.outcome is messages.Outcome.COMPLETED:
-            told.completed += 1
-            if told.completed >= told.reports_min and told.state == "filled":
-                self._end(now_s, told, "completed")
+            told.report(now_s, lease)
         else:
-            told.failed += 1
-            told.lost.append(lease)
-            if told.state == "filled":
-                told.state = "open"
+            told.lose(lease)
         return Ok()
 
-    def _end(self, now_s: float, ended: TinyRound, state: str) -> None:
-        if ended.state in {"open", "filled"}:
-            ended.state, ended.ended_after_s = state, now_s - ended.opened_s
-            ended.version += 1
+    @staticmethod
+    def _lease(of: TinyRound, device_id: str) -> int | None:
+        """The lease that the device holds, if it does."""
+        held = of.held.values()
+        return next((lease.lease for lease in held if lease.device_id == device_id), None)
 
     def _list_jobs(self, now_s: float, message: messages.ListJobs) -> Message:
         if message.secret != self.operator_key:
@@ -322,18 +313,25 @@ class TinyPropius:
 
     def _job_status(self, now_s: float, job: TinyJob) -> messages.JobStatus:
         last = job.rounds[-1] if job.rounds else None
-        over = job.state in {"completed", "cancelled"}
+        history = job.history
+        is_open = last is not None and last.state == "open"
         values: dict[str, Any] = {
             "job": job.number, "name": job.terms.name, "state": job.state, "reason": job.reason,
             "requirement": job.terms.requirement, "requirement_id": 0,
             "demand": job.terms.demand, "rounds": job.terms.rounds,
-            "rounds_done": sum(each.state == "completed" for each in job.rounds),
+            "rounds_done": history.rounds_done,
             "round": last.number if last else -1, "round_state": last.state if last else "",
             "allocated": last.allocated if last else 0, "round_demand": last.demand if last else 0,
-            "devices_completed": sum(each.completed for each in job.rounds),
-            "devices_failed": sum(each.failed for each in job.rounds), "devices_expired": 0,
-            "registered_at_s": 0.0, "age_s": now_s - job.registered_s, "waiting_s": 0.0,
-            "mean_scheduling_delay_s": -1.0, "mean_response_s": -1.0,
-            "jct_s": now_s - job.registered_s if over else -1.0,
+            "devices_completed": history.devices_completed,
+            "devices_failed": history.devices_failed, "devices_expired": history.devices_expired,
+            "registered_at_s": 0.0, "age_s": now_s - job.registered_s,
+            "waiting_s": now_s - last.opened_s if last and is_open else 0.0,
+            "mean_scheduling_delay_s": _mean(history.delays_s, history.filled_rounds),
+            "mean_response_s": _mean(history.responses_s, history.answered_rounds),
+            "jct_s": job.finished_s - job.registered_s if job.final else -1.0,
         }  # fmt: skip
         return messages.JobStatus(**values)
+
+
+def _mean(total_s: float, number: int) -> float:
+    return total_s / number if number else -1.0

@@ -78,7 +78,7 @@ def test_leaving_the_block_does_not_complete_the_job(server: FakeServer, sdk: An
         kept = job.id, job.secret
     again = sdk.Job.attach(server.endpoint, *kept)
     with again:
-        assert again.show().state == "idle"
+        assert again.show().state == "requesting"
         assert server.tiny.rounds[0].state == "open"
         again.end_request(0)
         assert again.start_request() == 1
