@@ -19,6 +19,7 @@ __all__ = [
     "MatcherFull",
     "Plan",
     "Planner",
+    "PlayedRounds",
     "PolicyError",
     "SimulationStopped",
     "Trace",
@@ -200,6 +201,31 @@ class Trace:
     def signatures(self) -> list[tuple[list[int], int, float]]: ...
     def __len__(self) -> int: ...
 
+@final
+class PlayedRounds:
+    """The rounds of one simulated job; who has a slot, and for how long, is the caller's to say.
+
+    ``job`` is one of `simulate`; it arrives at ``now_ns``. Its deadlines come with ``tick``, and
+    the next round opens at once when one is over. ``open_round``: (round, opened_ns, filled_ns or
+    None, whether it is full now, allocated, completed, lost), None when the job is done.
+    ``take_ended``: those that ended since the last call, as in the record of `simulate`.
+    """
+
+    def __new__(cls, job: dict[str, Any], now_ns: int) -> PlayedRounds: ...
+    def grant(self, now_ns: int, round: int) -> bool: ...
+    def report(self, now_ns: int, round: int) -> bool: ...
+    def lose(self, round: int) -> None: ...
+    def tick(self, now_ns: int) -> None: ...
+    def take_ended(self) -> list[Any]: ...
+    @property
+    def due_ns(self) -> int | None: ...
+    @property
+    def open_round(self) -> tuple[int, int, int | None, bool, int, int, int] | None: ...
+    @property
+    def history(self) -> tuple[int, int, int, int, int]: ...
+    @property
+    def means_s(self) -> tuple[float | None, float | None]: ...
+
 def simulate(
     trace: Trace,
     jobs: Sequence[dict[str, Any]],
@@ -229,9 +255,11 @@ def simulate(
     With ``record`` (``propius`` semantics only) the result has, beside the figures, ``record``: a
     list of attempts at rounds,
     (job, round, attempt, (opened_s, filled_s or None, ended_s), (allocated, completed, failed),
-    succeeded), and a list of tasks, (session, job, attempt, start_s, end_s, steps, "counted" |
-    "late" | "gone"); ``steps`` is 0 for a job without; a session is numbered by its row in the
-    trace plus the rows of the replays before.
+    succeeded, history), and a list of tasks, (session, job, attempt, start_s, end_s, steps,
+    "counted" | "late" | "gone"). ``history`` is what policies read of the job from then on:
+    (rounds_succeeded, devices_served, last_scheduling_ns, last_response_ns, rounds_ns). ``steps``
+    is 0 for a job without; a session is numbered by its row in the trace plus the rows of the
+    replays before.
 
     ``owners`` (an array of type "I") says whose each session of the trace is: then nobody has two
     slots of a round, nor one of a round that it reported to.

@@ -14,6 +14,7 @@ Here are the classes of the core, its errors and the shapes of what crosses the 
   `REFERENCE_POLICIES` and single rules switched to ours by `rules`, names of `REFERENCE_RULES`).
   It holds no lock of the interpreter while it runs. `progress(rounds_done)` is called now and then;
   on False the run ends with `SimulationStopped`.
+* `PlayedRounds` is what such a run keeps of one job, its rounds, played by hand by tests.
 
 All of them are deterministic: times (nanoseconds of the system-wide monotonic clock) and seeds are
 arguments, and there is no I/O. Devices are 32 lower-case hexadecimal digits. A call that raises has
@@ -63,6 +64,7 @@ try:
         MatcherFull,
         Plan,
         Planner,
+        PlayedRounds,
         PolicyError,
         SimulationStopped,
         Trace,
@@ -91,6 +93,7 @@ __all__ = [
     "PlanGroup",
     "PlanRound",
     "Planner",
+    "PlayedRounds",
     "PolicyError",
     "SimulationStopped",
     "SupplyBucket",

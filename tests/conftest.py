@@ -23,6 +23,12 @@ settings.register_profile("propius", deadline=None, derandomize=IN_CI)
 settings.load_profile("propius")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of ours."""
+    text = "write what the code shows into the golden conversations, and print the differences"
+    parser.addoption("--rewrite", action="store_true", help=text)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
     """Fail if a program that a test has started outlives the tests, a daemon's children too."""

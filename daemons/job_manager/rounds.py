@@ -185,9 +185,11 @@ def _lose(book: Book, job: Job, round_: Round, lease: Lease, outcome: Outcome) -
 
 
 def _look_for_enough(book: Book, now_ns: int, job: Job, round_: Round) -> None:
-    """A round that was filled is done when enough devices reported."""
+    """A round that was filled is done when enough devices reported, unless it has failed."""
     if round_.filled_ns == NEVER or round_.completed < round_.reports_min:
         return
+    if round_.state is RoundState.FAILED:
+        return  # It was judged; those who come later do not make a response of its time-out.
     if round_.enough_ns == NEVER:
         round_.enough_ns = now_ns
         job.answered_rounds += 1

@@ -176,7 +176,7 @@ def _attempts(
             took_part.setdefault((job, attempt), {}).setdefault(rows[session % len(rows)], steps)
     tries: dict[tuple[int, int], int] = {}
     attempts = []
-    for job, round_no, number, times, counts, succeeded in rounds:
+    for job, round_no, number, times, counts, succeeded, _history in rounds:
         opened_s, filled_s, ended_s = times
         again = tries.get((job, round_no), 0)
         tries[job, round_no] = again + 1

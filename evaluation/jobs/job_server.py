@@ -8,7 +8,8 @@ monotonic clock) comes on its standard input.
 
 An attempt at a round ends as the job manager says: filled, and with enough reports. If it is not
 filled ``sched_timeout`` after it was opened, or has too few reports ``exec_timeout`` after it was
-filled, the server ends it with ``end_request``, and the round is tried again. A client that took a
+filled, the server ends it with ``end_request``, and the round is tried again, unless enough devices
+have reported by then (:mod:`evaluation.jobs.phases`). A client that took a
 slot and never shows up costs its slot until its lease ends, and nothing else.
 """
 
@@ -35,6 +36,7 @@ from evaluation.executor.remote import RemoteExecutor
 from evaluation.jobs.attempt import Attempt
 from evaluation.jobs.learning import LearningJob
 from evaluation.jobs.link import Answer, Ask, Here, JobLink
+from evaluation.jobs.phases import Phases, outcome
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.told import Attempted, Happened, JobOver, Ready, Scored
 from evaluation.results.rows import JobRow, RoundRow, ScoreRow
@@ -171,7 +173,7 @@ class JobServer:
         )
         self._open(number)
         status = await self._watch(job, number)
-        state = _state(status, profile.demand)
+        state = outcome(status)
         ended_s = opened_s + (status.ended_after_s * speed_up if status.ended_after_s >= 0 else 0.0)
         attempt = self._close()
         succeeded = state == "completed"
@@ -192,10 +194,12 @@ class JobServer:
     async def _watch(self, job: AsyncJob, number: int) -> RoundStatus:
         """Wait for the attempt's end, and end it when a phase takes too long."""
         profile, speed_up = self.profile, self.settings.speed_up
+        phases = Phases(profile.sched_timeout / speed_up, profile.exec_timeout / speed_up)
         began_ns = monotonic_ns()
-        seen, due_s, filled = 0, profile.sched_timeout / speed_up, False
+        seen, filled_after_s = 0, -1.0
         while True:
-            self._due_ns = began_ns + int(due_s * 1e9)
+            filled = filled_after_s >= 0
+            self._due_ns = began_ns + int(phases.due_after_s(filled_after_s) * 1e9)
             left_s = (self._due_ns - monotonic_ns()) / 1e9
             if left_s <= 0 and not (filled and self._waits_for_training()):
                 await job.end_request(number)
@@ -206,10 +210,7 @@ class JobServer:
             self._check()
             if status.state not in UNDER_WAY:
                 return status
-            seen = status.version
-            filled = status.filled_after_s >= 0
-            if filled:
-                due_s = status.filled_after_s + profile.exec_timeout / speed_up
+            seen, filled_after_s = status.version, status.filled_after_s
 
     def _waits_for_training(self) -> bool:
         """Whether devices are done and only training is not: their attempt is not timed out.
@@ -403,12 +404,6 @@ class JobServer:
     def now_s(self) -> float:
         """Seconds of the devices' time since the run's start."""
         return (monotonic_ns() - self.start_ns) / 1e9 * self.settings.speed_up
-
-
-def _state(status: RoundStatus, demand: int) -> str:
-    if status.completed >= demand:
-        return "completed"
-    return "timed_out_response" if status.filled_after_s >= 0 else "timed_out_scheduling"
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

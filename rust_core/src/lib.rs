@@ -30,6 +30,8 @@ mod python;
 #[cfg(feature = "python")]
 mod python_policy;
 #[cfg(feature = "python")]
+mod python_rounds;
+#[cfg(feature = "python")]
 mod python_simulator;
 
 pub use error::{Error, Result};

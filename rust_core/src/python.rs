@@ -551,6 +551,8 @@ mod _core {
         PyPlanner,
     };
     #[pymodule_export]
+    use crate::python_rounds::PyPlayedRounds;
+    #[pymodule_export]
     use crate::python_simulator::{JobsError, PyTrace, SimulationStopped, TraceError, simulate};
 
     #[pymodule_init]

@@ -13,10 +13,11 @@ use pyo3::types::{PyBool, PyDict};
 use crate::policy::{self, Rule};
 use crate::python::{EngineError, PolicyError};
 use crate::python_policy;
+use crate::python_rounds::{HistoryTuple, history_tuple};
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
-    self, CLASSES, JobKind, JobResult, Record, RunResult, Session, SimulatedJob, SimulationError,
-    SimulatorConfig, TaskEnd, Timeouts, Trace,
+    self, CLASSES, JobKind, JobResult, Record, RoundRecord, RunResult, Session, SimulatedJob,
+    SimulationError, SimulatorConfig, TaskEnd, Timeouts, Trace,
 };
 
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
@@ -286,7 +287,7 @@ fn reference_config(
     Ok(config)
 }
 
-fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
+pub(crate) fn to_job(number: usize, dict: &Bound<'_, PyDict>) -> PyResult<SimulatedJob> {
     let wrong = |what: String| JobsError::new_err(format!("job {number}: {what}"));
     let mut job = SimulatedJob::new(f64::NAN, 0, 0, 0.0);
     let mut timeouts = (None, None);
@@ -383,15 +384,7 @@ fn to_dict<'py>(py: Python<'py>, result: &RunResult) -> PyResult<Bound<'py, PyDi
 
 /// Rounds and tasks as tuples, in the order of the fields of the stub's docstring.
 fn set_record(dict: &Bound<'_, PyDict>, record: &Record) -> PyResult<()> {
-    let rounds: Vec<_> = record
-        .rounds
-        .iter()
-        .map(|it| {
-            let when = (it.opened_s, it.filled_s, it.ended_s);
-            let counts = (it.allocated, it.completed, it.failed);
-            (it.job, it.round, it.attempt, when, counts, it.is_success)
-        })
-        .collect();
+    let rounds: Vec<_> = record.rounds.iter().map(round_tuple).collect();
     let tasks: Vec<_> = record
         .tasks
         .iter()
@@ -405,6 +398,16 @@ fn set_record(dict: &Bound<'_, PyDict>, record: &Record) -> PyResult<()> {
         })
         .collect();
     dict.set_item("record", (rounds, tasks))
+}
+
+/// An attempt at a round, with the history after it.
+pub(crate) type RoundTuple =
+    (u32, u32, u32, (f64, Option<f64>, f64), (u32, u32, u32), bool, HistoryTuple);
+
+pub(crate) fn round_tuple(it: &RoundRecord) -> RoundTuple {
+    let when = (it.opened_s, it.filled_s, it.ended_s);
+    let counts = (it.allocated, it.completed, it.failed);
+    (it.job, it.round, it.attempt, when, counts, it.is_success, history_tuple(&it.history))
 }
 
 fn job_dict<'py>(py: Python<'py>, job: &JobResult) -> PyResult<Bound<'py, PyDict>> {

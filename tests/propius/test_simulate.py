@@ -286,7 +286,7 @@ def test_who_served_a_job_is_counted_when_a_round_ends(
     """The same number in all plans of a round; after it, more by the slots that were held then."""
     jobs = [job | {"start_s": 0.0} for job in job_list()]
     result = simulate(busy_trace(), jobs, policy="own_rules:Remembers", record=True, repeat=40)
-    ended = {(job, number): counts for job, _, number, _, counts, _ in result["record"][0]}
+    ended = {(job, number): counts for job, _, number, _, counts, *_ in result["record"][0]}
     assert result["aborts"] > 0, "a round that failed was served, too"
     assert len(read) > len(ended), "several plans a round"
     for job, number, history in read:
@@ -316,13 +316,13 @@ def test_a_record_changes_nothing_and_adds_up_to_the_figures() -> None:
     result = simulate(busy_trace(), job_list(), policy="irs", record=True)
     rounds, tasks = result.pop("record")
     assert result == plain
-    assert sum(succeeded for *_, succeeded in rounds) == result["rounds"]
+    assert sum(succeeded for *_, succeeded, _ in rounds) == result["rounds"]
     assert len(rounds) == result["rounds"] + result["aborts"]
     ends = [how for *_, how in tasks]
     assert ends.count("gone") == result["failed"]
     assert ends.count("late") == result["late"]
     assert len(ends) == result["completed"] + result["failed"]
-    for job, _round, attempt, times, (_allocated, completed, failed), _succeeded in rounds:
+    for job, _round, attempt, times, (_allocated, completed, failed), *_ in rounds:
         own = [how for _, at, number, _, end_s, _, how in tasks if (at, number) == (job, attempt)
                and end_s <= times[2]]  # fmt: skip
         assert (own.count("counted"), own.count("gone")) == (completed, failed)
@@ -362,7 +362,7 @@ def test_both_phases_of_a_round_have_their_own_time_out() -> None:
     quick = job | {"scheduling_timeout_s": 1e6, "response_timeout_s": 5.0, "workload": 400.0}
     for wanted, expected in ((slow, 30.0), (quick, 5.0)):
         result = simulate(busy_trace(400), [wanted], policy="fifo", record=True, repeat=1)
-        aborted = [times for *_, times, _, succeeded in result["record"][0] if not succeeded]
+        aborted = [times for *_, times, _, succeeded, _ in result["record"][0] if not succeeded]
         assert aborted
         for opened_s, filled_s, ended_s in aborted:
             from_s = opened_s if wanted is slow else filled_s

@@ -464,18 +464,16 @@ impl<'a> Driver<'a> {
         } else {
             self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
         }
-        let is_full = book.is_full();
         if let Some(log) = &mut self.log {
             log.start(now_ns, visit, steps);
         }
-        let just_filled = book.was_just_filled(now_ns);
-        if let Some(deadline_ns) = just_filled.then(|| book.deadline_ns()).flatten() {
+        let granted = book.after_grant(now_ns, &mut self.tally);
+        if let Some(deadline_ns) = granted.deadline_ns {
             self.heap.push(deadline_ns, Event::Deadline { job, round: stamp });
         }
-        let outcome = book.end_if_enough(now_ns, &mut self.tally);
-        self.note(job, outcome);
+        self.note(job, granted.outcome);
         self.touch(job);
-        self.plan_wanted |= is_full;
+        self.plan_wanted |= granted.is_full;
     }
 
     fn handle(&mut self, now_ns: u64, event: Event) -> Result<()> {

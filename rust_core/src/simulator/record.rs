@@ -2,6 +2,7 @@
 //! round, and each task. Nothing here changes what happens.
 
 use super::rounds::to_s;
+use crate::policy::JobHistory;
 
 /// Attempts at rounds, and tasks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +36,8 @@ pub struct RoundRecord {
     pub failed: u32,
     /// Whether there were enough reports.
     pub is_success: bool,
+    /// What policies read of the job from here on.
+    pub history: JobHistory,
 }
 
 /// How a task ended.

@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 
-use super::{JobKind, JobResult, RoundRecord, SimulatedJob, Tally};
+use super::{JobKind, JobResult, OpenRound, RoundRecord, SimulatedJob, Tally};
 use crate::policy::JobHistory;
 use crate::{Job, RoundKey};
 
@@ -51,6 +51,17 @@ pub(super) enum Outcome {
     FreesSlot,
     /// The round is over.
     Over,
+}
+
+/// What came of a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    /// The round lacks no device now.
+    pub(super) is_full: bool,
+    /// The deadline of the phase that has begun with it.
+    pub(super) deadline_ns: Option<u64>,
+    /// `Over` if enough had reported before the round was filled.
+    pub(super) outcome: Outcome,
 }
 
 impl JobBook {
@@ -116,11 +127,6 @@ impl JobBook {
         Some(from_ns.saturating_add(to_ns(within_s)))
     }
 
-    /// The second phase of a round with two of them began in this instant.
-    pub(super) fn was_just_filled(&self, now_ns: u64) -> bool {
-        self.spec.timeouts.is_some() && self.filled_ns == Some(now_ns)
-    }
-
     /// What a task started now belongs to: its round, or the buffer that is being filled.
     pub(super) fn stamp(&self) -> u32 {
         if self.spec.kind == JobKind::Async { self.result.rounds } else { self.round }
@@ -167,7 +173,17 @@ impl JobBook {
         true
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    /// What comes of a grant, after [`Self::grant`]: maybe another deadline, or the round's end.
+    pub(super) fn after_grant(&mut self, now_ns: u64, tally: &mut Tally) -> Granted {
+        let has_begun_phase = self.spec.timeouts.is_some() && self.filled_ns == Some(now_ns);
+        Granted {
+            is_full: self.is_full(),
+            deadline_ns: has_begun_phase.then(|| self.deadline_ns()).flatten(),
+            outcome: self.end_if_enough(now_ns, tally),
+        }
+    }
+
+    fn is_full(&self) -> bool {
         self.allocated >= self.spec.participants
     }
 
@@ -199,7 +215,7 @@ impl JobBook {
     }
 
     /// Whether the round that was just filled, or that just got a report, is over.
-    pub(super) fn end_if_enough(&mut self, now_ns: u64, tally: &mut Tally) -> Outcome {
+    fn end_if_enough(&mut self, now_ns: u64, tally: &mut Tally) -> Outcome {
         let Some(filled_ns) = self.filled_ns.filter(|_| self.reports >= self.reports_min) else {
             return Outcome::GoesOn;
         };
@@ -246,7 +262,7 @@ impl JobBook {
         if self.reports >= self.reports_min {
             self.succeed(now_ns, tally);
         } else {
-            self.remember(now_ns, false);
+            self.remember(now_ns, self.result.rounds, false);
             self.result.aborts += 1;
             tally.wasted += u64::from(self.reports);
             self.round += 1;
@@ -256,8 +272,9 @@ impl JobBook {
     }
 
     fn succeed(&mut self, now_ns: u64, tally: &mut Tally) {
-        self.remember(now_ns, true);
+        let before = self.result.rounds;
         self.count_round(now_ns, tally);
+        self.remember(now_ns, before, true);
         self.round += 1;
         if self.result.rounds >= self.spec.rounds {
             self.result.finish_s = Some(to_s(now_ns));
@@ -273,13 +290,14 @@ impl JobBook {
         tally.round_time_s.add(to_s(now_ns - self.opened_ns));
     }
 
-    /// What the round that ends now leaves behind: those who served it, and its record.
-    fn remember(&mut self, now_ns: u64, is_success: bool) {
+    /// What the round that ends now leaves behind, `before` having succeeded: those who served it,
+    /// and its record.
+    fn remember(&mut self, now_ns: u64, before: u32, is_success: bool) {
         self.history.devices_served += u64::from(self.allocated);
         if let Some(record) = &mut self.record {
             record.push(RoundRecord {
                 job: 0, // Its book does not know; see `take_record`.
-                round: self.result.rounds,
+                round: before,
                 attempt: self.round,
                 opened_s: to_s(self.opened_ns),
                 filled_s: self.filled_ns.map(to_s),
@@ -288,13 +306,27 @@ impl JobBook {
                 completed: self.reports,
                 failed: self.lost,
                 is_success,
+                history: self.history,
             });
         }
     }
 
-    /// What it remembers of its rounds, as those of this job.
+    /// The current round, of a job that is not done.
+    pub(super) fn open_round(&self) -> Option<OpenRound> {
+        self.is_active().then(|| OpenRound {
+            round: self.round,
+            opened_ns: self.opened_ns,
+            filled_ns: self.filled_ns,
+            is_full: self.is_full(),
+            allocated: self.allocated,
+            completed: self.reports,
+            lost: self.lost,
+        })
+    }
+
+    /// What it remembers of its rounds since the last call, as those of this job.
     pub(super) fn take_record(&mut self, job: u32) -> Vec<RoundRecord> {
-        let record = self.record.take().unwrap_or_default();
+        let record = self.record.as_mut().map(std::mem::take).unwrap_or_default();
         record.into_iter().map(|round| RoundRecord { job, ..round }).collect()
     }
 
