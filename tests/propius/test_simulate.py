@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from array import array
+from dataclasses import astuple
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -287,11 +288,13 @@ def test_who_served_a_job_is_counted_when_a_round_ends(
     jobs = [job | {"start_s": 0.0} for job in job_list()]
     result = simulate(busy_trace(), jobs, policy="own_rules:Remembers", record=True, repeat=40)
     ended = {(job, number): counts for job, _, number, _, counts, *_ in result["record"][0]}
+    after = {(job, number): past for job, _, number, *_, past in result["record"][0]}
     assert result["aborts"] > 0, "a round that failed was served, too"
     assert len(read) > len(ended), "several plans a round"
     for job, number, history in read:
         before = [ended[job, earlier] for earlier in range(number)]
         assert history.devices_served == sum(given - lost for given, _, lost in before)
+        assert astuple(history) == (after[job, number - 1] if number else (0, 0, 0, 0, 0))
 
 
 def test_who_served_an_asynchronous_job_is_counted_with_each_result(
