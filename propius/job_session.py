@@ -12,7 +12,7 @@ from propius import messages
 from propius.errors import StaleTokenError, UsageError
 from propius.fence import Fence
 from propius.messages import JobList, JobStatus, Message, Ok, Registered, RoundStatus
-from propius.session import Lane, Session, Talk, check_values, to_vector
+from propius.session import Lane, Session, Talk, check_values, to_requirement
 from propius.tokens import Lease
 
 
@@ -76,7 +76,7 @@ class JobSession(Session):
             terms = self.terms
 
             def compose(schema: messages.Schema) -> Message:
-                vector = to_vector(schema, terms.requirement, "requirement")
+                vector = to_requirement(schema, terms.requirement)
                 return terms.to_message(schema.schema, vector)
 
             reply = yield from self.ask_with_schema(compose, Registered, new_lane=True)

@@ -403,6 +403,24 @@ def check_values(values: Mapping[str, float], what: str, *, negative: bool = Fal
             raise errors.InvalidValueError(text)
 
 
+def to_requirement(schema: messages.Schema, values: Mapping[str, float]) -> list[float]:
+    """Lower bounds on a spec as a vector; one that no device can meet is refused.
+
+    >>> schema = messages.Schema(schema="s", attributes=[("cpu_f", 24.8), ("ram", 16.0)])
+    >>> to_requirement(schema, {"ram": 20})
+    Traceback (most recent call last):
+    propius.errors.InvalidValueError: requirement['ram'] is 20, above the operator's maximum of 16
+    """
+    for name, maximum in schema.attributes:
+        if values.get(name, 0.0) > maximum:
+            text = (
+                f"requirement[{name!r}] is {values[name]:.10g},"
+                f" above the operator's maximum of {maximum:.10g}"
+            )
+            raise errors.InvalidValueError(text)
+    return to_vector(schema, values, "requirement")
+
+
 def to_vector(schema: messages.Schema, values: Mapping[str, float], what: str) -> list[float]:
     """The values in the schema's order, 0 where one is missing.
 

@@ -164,6 +164,7 @@ class TinyPropius:
                 return self.schema
             case messages.Register():
                 self._check_schema(message.schema)
+                self._check_requirement(message.requirement)
                 job = self._new_job(now_s, message)
                 return messages.Registered(job=job.number, secret=self._secret(job.number))
             case messages.ListJobs():
@@ -248,6 +249,12 @@ class TinyPropius:
         if schema != self.schema.schema:
             text = f"the attribute schema is {self.schema.schema}"
             raise _RefusalError(ErrorCode.SCHEMA_CHANGED, text)
+
+    def _check_requirement(self, requirement: list[float]) -> None:
+        for value, (name, maximum) in zip(requirement, self.schema.attributes, strict=False):
+            if value > maximum:
+                text = f"requirement: {name} is {value:g}, above the maximum of {maximum:g}"
+                raise _RefusalError(ErrorCode.INVALID, text)
 
     def _news(
         self, header: Header, message: messages.CheckIn | messages.WatchRound, *, over: bool

@@ -159,7 +159,7 @@ def _bound(book: Book, header: Header, memory: SessionMemory | None, job: int) -
 
 
 def _checked_requirement(book: Book, asked: Register) -> list[float]:
-    """The requirement, cut to the attributes' maxima as every spec is."""
+    """The requirement, if devices can meet it: no spec is above an attribute's maximum."""
     schema = book.settings.schema
     if asked.schema != schema.schema:
         text = f"attribute schema {asked.schema!r} is not the operator's {schema.schema!r}"
@@ -177,8 +177,14 @@ def _checked_requirement(book: Book, asked: Register) -> list[float]:
     ):
         if not all(map(math.isfinite, values)):
             raise Refusal(ErrorCode.INVALID, f"{field}: a value is not a number", field)
-    pairs = zip(asked.requirement, schema.attributes, strict=True)
-    return [min(value, maximum) for value, (_, maximum) in pairs]
+    for value, (name, maximum) in zip(asked.requirement, schema.attributes, strict=True):
+        if value > maximum:
+            text = (
+                f"requirement: {name} is {value:.10g}, above the operator's maximum of"
+                f" {maximum:.10g}; ask for no more than that"
+            )
+            raise Refusal(ErrorCode.INVALID, text, "requirement")
+    return asked.requirement
 
 
 def _add_job(book: Book, now_ns: int, asked: Register, requirement: list[float]) -> None:

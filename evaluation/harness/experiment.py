@@ -104,6 +104,12 @@ def load_experiment(path: Path) -> Experiment:
             raise SettingsError(
                 f"profile {number}: public_constraint: no attribute {unknown[0]}; there are {known}"
             )
+        for name, value in profile.public_constraint.items():
+            if value > ATTRIBUTE_MAXIMA[name]:
+                raise SettingsError(
+                    f"profile {number}: public_constraint: {name} is {value:g},"
+                    f" above its maximum of {ATTRIBUTE_MAXIMA[name]:g}"
+                )
         if set(profile.private_constraint) - {"dataset_size"}:
             raise SettingsError(f"profile {number}: private_constraint: there is dataset_size")
     return Experiment(config, folder, profiles)

@@ -94,12 +94,17 @@ def test_register_is_refused_in_one_line(
     assert not rig.core.book.jobs
 
 
-def test_requirements_are_cut_to_the_maxima(rig: Rig) -> None:
-    """A requirement above an attribute's maximum means the maximum, as for specs."""
-    server = JobServer.registered(rig, requirement=[1_000.0, 2.0])
+def test_requirement_above_a_maximum_is_refused_with_both_numbers(rig: Rig) -> None:
+    """No device can have more than the maximum, so nobody is asked for less instead."""
+    answer = JobServer(rig).ask(registration(requirement=[1.0, 16.5]))
+    assert isinstance(answer, Error)
+    assert (answer.code, answer.field) == (ErrorCode.INVALID, "requirement")
+    assert "ram is 16.5, above the operator's maximum of 16;" in answer.text
+    assert not rig.core.book.jobs
+    server = JobServer.registered(rig, requirement=[24.0, 16.0])
     status = server.do(Show)
     assert isinstance(status, JobStatus)
-    assert status.requirement == [24.0, 2.0]
+    assert status.requirement == [24.0, 16.0]
 
 
 def test_register_twice_in_one_session(server: JobServer) -> None:

@@ -381,6 +381,12 @@ def test_constraints_are_on_attributes_that_there_are(
     assert says in refused(tmp_path, **{field: "{cpu: 1}"})
 
 
+def test_constraint_above_an_attribute_s_maximum_is_refused(tmp_path: Path) -> None:
+    """No client can meet it, and none is taken for less."""
+    line = refused(tmp_path, public_constraint="{ram: 20000}")
+    assert "profile 1: public_constraint: ram is 20000, above its maximum of" in line
+
+
 def test_more_clients_than_samples(tmp_path: Path) -> None:
     """A partition that cannot be made is found before any training."""
     line = refused(tmp_path, CONFIG.replace("client_num: 40", "client_num: 2000"))
