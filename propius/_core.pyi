@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "build_profile",
     "simulate",
+    "task_failure",
 ]
 
 build_profile: Final[str]
@@ -246,6 +247,7 @@ def simulate(
     as_daemons: bool = False,
     record: bool = False,
     owners: Buffer | None = None,
+    failures: tuple[float, float, float] | None = None,
 ) -> dict[str, Any]:
     """Run one policy with one seed.
 
@@ -256,14 +258,27 @@ def simulate(
     list of attempts at rounds,
     (job, round, attempt, (opened_s, filled_s or None, ended_s), (allocated, completed, failed),
     succeeded, history), and a list of tasks, (session, job, attempt, start_s, end_s, steps,
-    "counted" | "late" | "gone"). ``history`` is what policies read of the job from then on:
-    (rounds_succeeded, devices_served, last_scheduling_ns, last_response_ns, rounds_ns). ``steps``
-    is 0 for a job without; a session is numbered by its row in the trace plus the rows of the
-    replays before.
+    "counted" | "late" | "gone" | "crash" | "battery" | "user"). ``history`` is what policies read
+    of the job from then on: (rounds_succeeded, devices_served, last_scheduling_ns,
+    last_response_ns, rounds_ns). ``steps`` is 0 for a job without; a session is numbered by its row
+    in the trace plus the rows of the replays before.
 
     ``owners`` (an array of type "I") says whose each session of the trace is: then nobody has two
     slots of a round, nor one of a round that it reported to.
 
+    ``failures``: how often devices fail in an hour of work by crash, battery and user; see
+    ``task_failure``. The result's ``failures`` counts them by cause; ``failed`` has them too.
+
     A job may have ``steps``: a device whose session ends first does as many of so many equal parts
     of the ``workload`` as fit, at least one, where it would else leave before its task is done.
+    """
+
+def task_failure(
+    seed: int, device: int, job: int, round: int, failures: tuple[float, float, float]
+) -> tuple[float, str] | None:
+    """After how many seconds of work this task fails, and of what; None: never.
+
+    ``failures`` are the rates an hour of "crash" (the device says so, and may ask again), "battery"
+    (it is gone without a word) and "user" (it says so, and is gone for the session). The time is
+    exponential. In ``simulate`` a device is its owner, or its session where there are no owners.
     """

@@ -72,6 +72,7 @@ try:
         __version__,
         build_profile,
         simulate,
+        task_failure,
     )
 except ModuleNotFoundError as missing:
     raise ImportError(
@@ -106,6 +107,7 @@ __all__ = [
     "build_profile",
     "groups_for",
     "simulate",
+    "task_failure",
 ]
 
 Task: TypeAlias = tuple[int, int]

@@ -553,7 +553,9 @@ mod _core {
     #[pymodule_export]
     use crate::python_rounds::PyPlayedRounds;
     #[pymodule_export]
-    use crate::python_simulator::{JobsError, PyTrace, SimulationStopped, TraceError, simulate};
+    use crate::python_simulator::{
+        JobsError, PyTrace, SimulationStopped, TraceError, simulate, task_failure,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

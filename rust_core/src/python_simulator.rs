@@ -16,8 +16,8 @@ use crate::python_policy;
 use crate::python_rounds::{HistoryTuple, history_tuple};
 use crate::reference::{self, ReferenceConfig, Rules};
 use crate::simulator::{
-    self, CLASSES, JobKind, JobResult, Record, RoundRecord, RunResult, Session, SimulatedJob,
-    SimulationError, SimulatorConfig, TaskEnd, Timeouts, Trace,
+    self, CLASSES, Cause, FailureRates, JobKind, JobResult, Record, RoundRecord, RunResult,
+    Session, SimulatedJob, SimulationError, SimulatorConfig, TaskEnd, Timeouts, Trace,
 };
 
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
@@ -132,11 +132,11 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
     tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false,
-    owners=None),
+    owners=None, failures=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
         tasks_max=1, progress=None, dispatch_s=2.0, \
-        as_daemons=False, record=False, owners=None)")]
+        as_daemons=False, record=False, owners=None, failures=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -158,6 +158,7 @@ pub(crate) fn simulate(
     as_daemons: bool,
     record: bool,
     owners: Option<PyBuffer<u32>>,
+    failures: Option<(f64, f64, f64)>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
         .iter()
@@ -176,6 +177,10 @@ pub(crate) fn simulate(
             }
             if owners.is_some() {
                 let text = "owners is of semantics 'propius'; venn-reference has none";
+                return Err(EngineError::new_err(text));
+            }
+            if failures.is_some() {
+                let text = "failures is of semantics 'propius'; venn-reference has none";
                 return Err(EngineError::new_err(text));
             }
             let config = reference_config(&policy, &options, seed, repeat, &rules)?;
@@ -199,6 +204,7 @@ pub(crate) fn simulate(
                 as_daemons,
                 record,
                 owners: owners.map(|owners| owners.to_vec(py)).transpose()?,
+                failures: failures.map(failure_rates).unwrap_or_default(),
                 ..SimulatorConfig::new(&policy)
             };
             let rule = find_rule(py, &policy)?;
@@ -218,6 +224,27 @@ pub(crate) fn simulate(
     dict.set_item("seed", seed)?;
     dict.set_item("semantics", semantics)?;
     Ok(dict.unbind())
+}
+
+fn failure_rates(
+    (crash_per_hour, battery_per_hour, user_per_hour): (f64, f64, f64),
+) -> FailureRates {
+    FailureRates { crash_per_hour, battery_per_hour, user_per_hour }
+}
+
+/// When a task of a device fails, in seconds of work, and of what: as in [`simulate`].
+#[pyfunction]
+#[pyo3(text_signature = "(seed, device, job, round, failures)")]
+pub(crate) fn task_failure(
+    seed: u64,
+    device: u64,
+    job: u64,
+    round: u32,
+    failures: (f64, f64, f64),
+) -> PyResult<Option<(f64, &'static str)>> {
+    let rates = failure_rates(failures);
+    rates.check()?;
+    Ok(rates.of_task(seed, device, job, round).map(|(after_s, cause)| (after_s, cause.name())))
 }
 
 /// As the planner finds it; but here an unknown name is an error of the policy, as a failing one is.
@@ -373,6 +400,11 @@ fn to_dict<'py>(py: Python<'py>, result: &RunResult) -> PyResult<Bound<'py, PyDi
     for (name, value) in counts {
         dict.set_item(name, value)?;
     }
+    let causes = PyDict::new(py);
+    for (cause, count) in Cause::ALL.into_iter().zip(tally.failures) {
+        causes.set_item(cause.name(), count)?;
+    }
+    dict.set_item("failures", causes)?;
     let per_job: Vec<Bound<'py, PyDict>> =
         result.jobs.iter().map(|job| job_dict(py, job)).collect::<PyResult<_>>()?;
     dict.set_item("per_job", per_job)?;
@@ -391,6 +423,7 @@ fn set_record(dict: &Bound<'_, PyDict>, record: &Record) -> PyResult<()> {
         .map(|it| {
             let end = match it.end {
                 TaskEnd::Gone => "gone",
+                TaskEnd::Failed(cause) => cause.name(),
                 TaskEnd::Late => "late",
                 TaskEnd::Counted => "counted",
             };

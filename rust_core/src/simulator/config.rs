@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::FailureRates;
 use crate::{Error, Result};
 
 /// The settings of a run.
@@ -29,6 +30,8 @@ pub struct SimulatorConfig {
     pub tasks_max: Option<u32>,
     /// Whose each session is, so that nobody serves a round twice. None: sessions are strangers.
     pub owners: Option<Vec<u32>>,
+    /// How often devices fail in the middle of a task.
+    pub failures: FailureRates,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
     /// Numbers jobs from 1 and gives the policy the seed as it is, as the daemons do, so that a
@@ -55,6 +58,7 @@ impl SimulatorConfig {
             dispatch_s: 2.0,
             tasks_max: Some(1),
             owners: None,
+            failures: FailureRates::default(),
             supply_bucket_s: 60.0,
             as_daemons: false,
             record: false,
@@ -63,6 +67,7 @@ impl SimulatorConfig {
     }
 
     pub(super) fn check(&self, sessions: usize) -> Result<()> {
+        self.failures.check()?;
         let are_complete = self.owners.as_ref().is_none_or(|owners| owners.len() == sessions);
         let is_time = |value: f64| value.is_finite() && value > 0.0;
         let rules = [

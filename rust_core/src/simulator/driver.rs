@@ -12,6 +12,8 @@
 //!   there are always more of them than the paper's jobs can use, and policies hardly differ.
 //!   Where the caller says whose each session is ([`SimulatorConfig::owners`]), nobody has two
 //!   slots of a round, nor one of a round that it reported to.
+//!   A device may also fail in the middle of a task, at [`SimulatorConfig::failures`] (see
+//!   `failures.rs`): none does unless the caller says so.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
 //!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
@@ -25,8 +27,8 @@ use super::record::TaskLog;
 use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::specs::Specs;
 use super::{
-    CLASSES, Calendar, Record, RunResult, Session, SimulatedJob, SimulationError, SimulatorConfig,
-    Tally, TaskEnd, Trace,
+    CLASSES, Calendar, Cause, Record, RunResult, Session, SimulatedJob, SimulationError,
+    SimulatorConfig, Tally, TaskEnd, Trace,
 };
 use crate::matcher::{
     Kind, Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Visitor,
@@ -150,11 +152,37 @@ impl Visits {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Arrive { job: u32 },
-    Deadline { job: u32, round: u32 },
-    TaskDone { job: u32, stamp: u32, visit: u32 },
-    DeviceGone { job: u32, stamp: u32, visit: u32 },
-    TryAgain { visit: u32 },
+    Arrive {
+        job: u32,
+    },
+    Deadline {
+        job: u32,
+        round: u32,
+    },
+    TaskDone {
+        job: u32,
+        stamp: u32,
+        visit: u32,
+    },
+    DeviceGone {
+        job: u32,
+        stamp: u32,
+        visit: u32,
+    },
+    Failed {
+        job: u32,
+        stamp: u32,
+        visit: u32,
+        cause: Cause,
+    },
+    /// Of a device that failed without a word: its slot comes back.
+    LeaseOver {
+        job: u32,
+        stamp: u32,
+    },
+    TryAgain {
+        visit: u32,
+    },
     Supply,
     Plan,
 }
@@ -459,7 +487,17 @@ impl<'a> Driver<'a> {
             done_ns = done_ns.min(end_ns); // What just fits is not lost by rounding.
         }
         let stamp = book.stamp();
-        if done_ns <= end_ns {
+        let key = book.key(self.first_job + Job::from(job));
+        let device = owner.map_or(number, u64::from);
+        let failure = self.config.failures.of_task(self.config.seed, device, key.job, key.round);
+        let failure = failure.map(|(s, cause)| (now_ns.saturating_add(to_ns(delay_s + s)), cause));
+        if let Some((at_ns, cause)) = failure.filter(|(at_ns, _)| *at_ns < done_ns.min(end_ns)) {
+            self.heap.push(at_ns, Event::Failed { job, stamp, visit, cause });
+            if cause == Cause::Battery {
+                let lease_ns = now_ns.saturating_add(to_ns(book.spec().lease_s()));
+                self.heap.push(lease_ns.max(at_ns), Event::LeaseOver { job, stamp });
+            }
+        } else if done_ns <= end_ns {
             self.heap.push(done_ns, Event::TaskDone { job, stamp, visit });
         } else {
             self.heap.push(end_ns.max(now_ns), Event::DeviceGone { job, stamp, visit });
@@ -502,6 +540,13 @@ impl<'a> Driver<'a> {
                 let outcome = self.jobs[job as usize].lose(stamp, owner);
                 self.note(job, outcome);
             }
+            Event::Failed { job, stamp, visit, cause } => {
+                self.fail(now_ns, (job, stamp), visit, cause)?;
+            }
+            Event::LeaseOver { job, stamp } => {
+                let outcome = self.jobs[job as usize].lose(stamp, None);
+                self.note(job, outcome);
+            }
             Event::TryAgain { visit } => self.come_back(now_ns, visit)?,
             Event::Supply => {
                 self.bring_supply(now_ns)?;
@@ -509,6 +554,23 @@ impl<'a> Driver<'a> {
             }
             Event::Plan => (self.plan_scheduled, self.plan_wanted) = (false, true),
         }
+        Ok(())
+    }
+
+    /// A device failed in the middle of a task; who has no power left does not say so.
+    fn fail(&mut self, now_ns: u64, task: (u32, u32), visit: u32, cause: Cause) -> Result<()> {
+        self.tally.failed += 1;
+        self.tally.failures[cause as usize] += 1;
+        self.log_end(now_ns, visit, task, TaskEnd::Failed(cause));
+        if cause != Cause::Battery {
+            let owner = self.owner(self.visits.get(visit).number);
+            let outcome = self.jobs[task.0 as usize].lose(task.1, owner);
+            self.note(task.0, outcome);
+        }
+        if cause == Cause::Crash {
+            return self.come_back(now_ns, visit);
+        }
+        self.visits.remove(visit);
         Ok(())
     }
 

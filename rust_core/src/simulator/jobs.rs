@@ -39,6 +39,9 @@ pub struct Timeouts {
     pub response_s: f64,
 }
 
+/// The lease of a job whose rounds have no end: the job manager's default.
+const LEASE_S: f64 = 600.0;
+
 /// One job of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedJob {
@@ -108,6 +111,15 @@ impl SimulatedJob {
             steps -= 1; // The quotient was rounded up to a whole number.
         }
         (steps, takes_s(steps))
+    }
+
+    /// How long a lease lasts: as long as a round may, where that is known.
+    pub(super) fn lease_s(&self) -> f64 {
+        match (self.kind, self.timeouts) {
+            (_, Some(timeouts)) => timeouts.scheduling_s + timeouts.response_s,
+            (JobKind::Sync, None) => self.deadline_s,
+            _ => LEASE_S,
+        }
     }
 
     /// How many reports end a round.

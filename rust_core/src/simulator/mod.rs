@@ -5,6 +5,7 @@
 
 mod config;
 mod driver;
+mod failures;
 mod heap;
 mod jobs;
 mod played;
@@ -20,6 +21,7 @@ use crate::Error;
 
 pub use config::SimulatorConfig;
 pub use driver::{run, run_with_rule};
+pub use failures::{Cause, FailureRates};
 pub(crate) use heap::{Calendar, EventHeap};
 pub(crate) use jobs::check_jobs;
 pub use jobs::{JobKind, SimulatedJob, Timeouts};

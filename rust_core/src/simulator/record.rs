@@ -1,6 +1,7 @@
 //! What a run remembers beside its figures, for those who train what it decided: each attempt at a
 //! round, and each task. Nothing here changes what happens.
 
+use super::Cause;
 use super::rounds::to_s;
 use crate::policy::JobHistory;
 
@@ -45,6 +46,8 @@ pub struct RoundRecord {
 pub enum TaskEnd {
     /// The device left first.
     Gone,
+    /// The device failed.
+    Failed(Cause),
     /// Its report came when its attempt was over.
     Late,
     /// Its attempt counted its report.

@@ -61,6 +61,8 @@ pub struct Tally {
     pub completed: u64,
     /// Tasks of devices that went away before they were done.
     pub failed: u64,
+    /// Of these, by [`super::Cause`]: tasks of devices that failed while their session lasted.
+    pub failures: [u64; 3],
     /// Results that came after their round was over.
     pub late: u64,
     /// Results that no round used: late ones, and those of rounds that were aborted.
