@@ -1,4 +1,4 @@
-"""The simulated clients: specs, speed, bandwidth, data set size, and when they are available.
+"""The simulated clients: specs, speed, bandwidth, and when they are available.
 
 Clients come from a seed, or from the original testbed's JSON files where the run names some; what
 no file says is drawn. Client ``i`` of a seed is the same in every process and under every policy,
@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.yaml_file import SettingsError
@@ -36,7 +37,7 @@ from evaluation.population import (
     Population,
 )
 
-__all__ = ["Behaviour", "ClientFiles", "SimulatedClient", "TaskCost", "share_out"]
+__all__ = ["Behaviour", "ClientFiles", "SimulatedClient", "TaskCost", "share_out", "with_samples"]
 
 BANDWIDTH_MEDIAN_KBPS: Final = 8_000.0
 BANDWIDTH_SIGMA: Final = 0.8
@@ -48,10 +49,9 @@ FORWARD_AND_BACKWARD: Final = 3.0
 
 @dataclass(frozen=True)
 class ClientFiles:
-    """The original's files, each optional: specs and speeds, sizes, capacities, availability."""
+    """The original's files, each optional: specs and speeds, capacities, availability."""
 
     spec: Path | None = None
-    size: Path | None = None
     comm: Path | None = None
     avail: Path | None = None
 
@@ -99,16 +99,19 @@ class TaskCost:
 
 @dataclass(frozen=True)
 class SimulatedClient:
-    """One device. ``sessions`` are its times of availability within one period, in order."""
+    """One device. ``sessions`` are its times of availability within one period, in order.
+
+    ``samples``: how many it has of each data set that a job of the run asks about, by name.
+    """
 
     index: int
     device_id: str
     spec: Mapping[str, float]
     speed_ms: float
-    dataset_size: int
     bandwidth_kbps: float
     sessions: tuple[tuple[float, float], ...]
     period_s: float
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def option(self) -> float:
@@ -118,7 +121,7 @@ class SimulatedClient:
     @property
     def private_spec(self) -> dict[str, float]:
         """What never leaves the device."""
-        return {"dataset_size": float(self.dataset_size)}
+        return {f"dataset_size_{name}": float(count) for name, count in self.samples.items()}
 
     def task_s(self, cost: TaskCost) -> float:
         """How long a task takes here."""
@@ -130,8 +133,7 @@ class SimulatedClient:
             self.spec.get(name, -1.0) >= low for name, low in profile.public_constraint.items()
         )
         private = all(
-            self.private_spec.get(name, -1.0) >= low
-            for name, low in profile.private_constraint.items()
+            self.private_spec.get(name, -1.0) >= low for name, low in profile.private_bounds.items()
         )
         return public and private
 
@@ -152,6 +154,16 @@ class SimulatedClient:
                 break
             total_s += min(end_s, until_s) - start_s
         return total_s
+
+
+def with_samples(
+    clients: Sequence[SimulatedClient], sizes: Mapping[str, Sequence[int] | NDArray[np.int64]]
+) -> list[SimulatedClient]:
+    """The same clients; ``sizes``: by data set, how many samples each client of the run has."""
+    return [
+        replace(client, samples={name: int(own[client.index]) for name, own in sizes.items()})
+        for client in clients
+    ]
 
 
 def share_out(clients: int, dispatchers: int) -> list[range]:
@@ -182,16 +194,14 @@ class Behaviour:
             self.clients, self.seed, availability=self.availability
         ).devices
         phones = _Entries(self.files.spec, self.seed, "spec")
-        sizes = _Entries(self.files.size, self.seed, "size")
         links = _Entries(self.files.comm, self.seed, "comm")
         traces = _Entries(self.files.avail, self.seed, "avail")
-        return [self._client(population[number], phones, sizes, links, traces) for number in wanted]
+        return [self._client(population[number], phones, links, traces) for number in wanted]
 
     def _client(
         self,
         device: Device,
         phones: _Entries,
-        sizes: _Entries,
         links: _Entries,
         traces: _Entries,
     ) -> SimulatedClient:
@@ -204,13 +214,11 @@ class Behaviour:
             }
             speed_ms = phones.number(index, "speed")
         kbps = links.number(index, "communication") if links else self._bandwidth(index)
-        size = sizes.number(index) if sizes else float(device.dataset_size)
         return SimulatedClient(
             index=index,
             device_id=device.device_id,
             spec=spec,
             speed_ms=speed_ms,
-            dataset_size=int(size),
             bandwidth_kbps=kbps,
             sessions=self._sessions(device, traces),
             period_s=self.period_s,
@@ -253,12 +261,12 @@ class _Entries:
         place = self._order[client % len(self._order)]
         return place, self._entries[place]
 
-    def number(self, client: int, name: str = "") -> float:
+    def number(self, client: int, name: str) -> float:
         """A number above 0 of the client's entry."""
         place, entry = self._entry(client)
-        value = entry.get(name) if name and isinstance(entry, dict) else entry
+        value = entry.get(name) if isinstance(entry, dict) else entry
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise SettingsError(f"{self.path}: entry {place}: {name or 'size'} is {value!r}")
+            raise SettingsError(f"{self.path}: entry {place}: {name} is {value!r}")
         return float(value)
 
     def intervals(self, client: int) -> Iterator[tuple[float, float]]:

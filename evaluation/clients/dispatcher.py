@@ -4,7 +4,9 @@
 client asks for work while it is available; it starts at the job server, works for as long as its
 device would, or as many of the steps as fit its time where the job allows that, hands in, which is
 answered when its training is over too, and reports. If its time is over first, it is gone, and says
-so. Thousands of clients share a few connections to the load balancer, and one to each job server.
+so. If it fails in the middle (:func:`propius.engine.task_failure`), it says so and stays, or says
+so and is gone for the session, or is gone without a word, by the cause. Thousands of clients share
+a few connections to the load balancer, and one to each job server.
 
 It prints lines of :mod:`evaluation.jobs.told`, begins when a line with the start (nanoseconds of
 the monotonic clock) comes on its standard input, and ends with SIGTERM.
@@ -23,18 +25,20 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
 import zmq.asyncio
 
 from evaluation.children import complain, tell
-from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
+from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost, with_samples
 from evaluation.jobs.link import Here, TaskLink
 from evaluation.jobs.told import ClientsTold, Ready
 from evaluation.results.rows import ClientRow
 from propius import Assignment, AsyncClient, AsyncConnection, Task
 from propius.client_session import suits
+from propius.engine import task_failure
 from propius.errors import (
     PropiusError,
     RefusedError,
@@ -52,7 +56,11 @@ TELL_EVERY_S: Final = 2.0
 
 
 class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parent tells a dispatcher: its clients are ``first`` to ``last`` - 1."""
+    """What the parent tells a dispatcher: its clients are ``first`` to ``last`` - 1.
+
+    ``samples`` is an ``npz`` file: by data set, how many samples each client of the run has; "" if
+    no job asks. ``failures`` are rates an hour, as of :func:`propius.engine.task_failure`.
+    """
 
     load_balancer: str
     first: int
@@ -60,6 +68,8 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True):
     behaviour: dict[str, Any]
     speed_up: float
     tasks_max: int | None
+    samples: str = ""
+    failures: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def behaviour_settings(behaviour: Behaviour) -> dict[str, Any]:
@@ -81,12 +91,24 @@ class _Use:
     tasks: int = 0
     completed: int = 0
     dropped: int = 0
+    failed: int = 0
     served: dict[int, int] = field(default_factory=dict)
     """By job at Propius: the last round that it reported to; it declines that one from then on."""
 
     def row(self, client: int) -> ClientRow:
         """Without the time that it was there, which the parent knows."""
-        return ClientRow(client, 0.0, self.utilised_s, self.tasks, self.completed, self.dropped)
+        counts = (self.tasks, self.completed, self.dropped, self.failed)
+        return ClientRow(client, 0.0, self.utilised_s, *counts)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a task ended on its device: when, as what, whether it says so, and whether it stays."""
+
+    at_s: float
+    outcome: Literal["completed", "dropped", "failed"]
+    reports: bool = True
+    stays: bool = True
 
 
 class Dispatcher:
@@ -94,7 +116,13 @@ class Dispatcher:
 
     def __init__(self, settings: DispatcherSettings) -> None:
         self.settings = settings
-        self.clients = read_behaviour(settings.behaviour).draw(range(settings.first, settings.last))
+        behaviour = read_behaviour(settings.behaviour)
+        self.clients = behaviour.draw(range(settings.first, settings.last))
+        self._seed = behaviour.seed
+        if settings.samples:
+            with np.load(settings.samples, allow_pickle=False) as sizes:
+                own = {name: sizes[name] for name in sizes.files}
+            self.clients = with_samples(self.clients, own)
         self.start_ns = 0
         self._uses = {client.index: _Use() for client in self.clients}
         self._changed: set[int] = set()
@@ -179,40 +207,43 @@ class Dispatcher:
                 if assignment is None:
                     continue
                 done += 1
-                await self._work(client, device, assignment, end_s)
+                if not await self._work(client, device, assignment, end_s):
+                    return
             except PropiusError as error:
                 complain(f"client {client.index}: {error}")
                 await asyncio.sleep(PAUSE_AFTER_ERROR_S)
 
     async def _work(
         self, client: SimulatedClient, device: AsyncClient, assignment: Assignment, end_s: float
-    ) -> None:
-        """One task, from its slot to its report."""
+    ) -> bool:
+        """One task, from its slot to its report; whether the device is still there."""
         began_s = self.now_s()
-        done_s = None
         try:
-            done_s = await self._task(client, assignment, began_s, end_s)
+            end = await self._task(client, assignment, began_s, end_s)
         except (RefusedError, RequestTimeoutError):
-            pass  # the job is gone, or its round was over before we began
-        outcome = "dropped" if done_s is None else "completed"
+            # The job is gone, or its round was over before we began.
+            end = _End(self.now_s(), "dropped")
         use = self._uses[client.index]
-        if done_s is not None:
+        if end.outcome == "completed":
             use.served[assignment.job] = assignment.round
-        until_s = min(end_s, self.now_s() if done_s is None else done_s)
+        until_s = min(end_s, end.at_s)
         use.utilised_s += max(0.0, until_s - began_s)  # who waits for its training does not work
         use.tasks += 1
-        use.completed += outcome == "completed"
-        use.dropped += outcome == "dropped"
+        use.completed += end.outcome == "completed"
+        use.dropped += end.outcome == "dropped"
+        use.failed += end.outcome == "failed"
         self._changed.add(client.index)
         try:
-            await device.report(assignment, outcome)
+            if end.reports:
+                await device.report(assignment, end.outcome)
         except StaleTokenError:
             pass  # its lease was over; the slot went to another device
+        return end.stays
 
     async def _task(
         self, client: SimulatedClient, assignment: Assignment, began_s: float, end_s: float
-    ) -> float | None:
-        """When its device was done; None if its time was over first."""
+    ) -> _End:
+        """How it ends, when it has."""
         link = await self._link(assignment.endpoint)
         here = Here(max(0.0, end_s - began_s), client.speed_ms, client.bandwidth_kbps)
         started = await link.ask(
@@ -220,9 +251,16 @@ class Dispatcher:
             timeout_s=START_TIMEOUT_S, here=here,
         )  # fmt: skip
         done_s = began_s + client.task_s(TaskCost(started.samples, started.kbit))
+        failure = task_failure(
+            self._seed, client.index, assignment.job, assignment.round, self.settings.failures
+        )
+        if failure is not None and (fails_s := began_s + failure[0]) < min(done_s, end_s):
+            await self._sleep_until(fails_s)
+            cause = failure[1]
+            return _End(fails_s, "failed", reports=cause != "battery", stays=cause == "crash")
         if done_s > end_s:
             await self._sleep_until(end_s)
-            return None
+            return _End(end_s, "dropped")
         await self._sleep_until(done_s)
         try:
             await link.ask(
@@ -231,7 +269,7 @@ class Dispatcher:
             )  # fmt: skip
         except RefusedError:
             pass  # the round is over: the work is done, and wasted
-        return done_s
+        return _End(done_s, "completed")
 
     async def _link(self, endpoint: str) -> TaskLink:
         """The shared connection to a job server."""

@@ -20,10 +20,11 @@ from evaluation.jobs.yaml_file import Section, read_model
 from evaluation.population import Availability
 from propius.engine import POLICIES
 
-__all__ = ["AvailabilityConfig", "PartitionConfig", "RunConfig", "load_run_config",
-           "packaged_config"]  # fmt: skip
+__all__ = ["AvailabilityConfig", "FailuresConfig", "PartitionConfig", "RunConfig",
+           "load_run_config", "packaged_config"]  # fmt: skip
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
+Rate: TypeAlias = Annotated[float, Field(ge=0, le=3_600)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -38,6 +39,19 @@ class AvailabilityConfig(Section):
     def model(self) -> Availability:
         """As the population takes it."""
         return Availability(self.on_median_s, self.off_median_s, self.sigma, self.device_sigma)
+
+
+class FailuresConfig(Section):
+    """How often devices fail in the middle of a task, in an hour of work."""
+
+    crash_per_hour: Rate = 0.0
+    battery_per_hour: Rate = 0.0
+    user_per_hour: Rate = 0.0
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """As the engine takes them."""
+        return (self.crash_per_hour, self.battery_per_hour, self.user_per_hour)
 
 
 class PartitionConfig(Section):
@@ -85,6 +99,7 @@ class RunConfig(Section):
     client_avail_path: Path | None = None
     ideal_client: bool = False
     availability: AvailabilityConfig = AvailabilityConfig()
+    failures: FailuresConfig = FailuresConfig()
     availability_period_s: Seconds = 86_400.0
     tasks_per_session: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     periods_max: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -110,6 +125,15 @@ class RunConfig(Section):
     @classmethod
     def _our_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.DATA_SETS.get(name, name) for name in given)
+
+    @field_validator("client_size_path")
+    @classmethod
+    def _no_sizes(cls, given: Path | None) -> None:
+        if given is not None:
+            raise ValueError(
+                "a client has as many samples as the partition gives it; leave this out, or give "
+                "the partition as label_counts or client_map"
+            )
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

@@ -64,7 +64,6 @@ class Experiment:
             availability=config.availability.model(),
             files=ClientFiles(
                 spec=self.path(config.client_spec_path),
-                size=self.path(config.client_size_path),
                 comm=self.path(config.client_comm_path),
                 avail=self.path(config.client_avail_path),
             ),
@@ -75,14 +74,31 @@ class Experiment:
         return None if name is None else self.folder / name
 
     def check_served(self, jobs: Sequence[PlannedJob], clients: Sequence[SimulatedClient]) -> None:
-        """Raise SettingsError for a job for which there are too few clients at all."""
+        """Raise SettingsError for a bound that nobody meets, or too few clients for a job."""
         for job in jobs:
+            _check_bounds(job, clients)
             suitable = sum(client.suits(job.profile) for client in clients)
             if suitable < job.profile.devices:
                 raise SettingsError(
                     f"job {job.job} (profile {job.profile_no}) asks for {job.profile.devices} "
                     f"devices, and {suitable} of {len(clients)} clients meet its constraints"
                 )
+
+
+def _check_bounds(job: PlannedJob, clients: Sequence[SimulatedClient]) -> None:
+    """Each bound by itself; the line says how far the best client is from it."""
+    profile = job.profile
+    public = ((name, low, f"public_constraint {name}") for name, low in
+              profile.public_constraint.items())  # fmt: skip
+    private = ((name, low, f"private_constraint dataset_size (data set {profile.dataset})")
+               for name, low in profile.private_bounds.items())  # fmt: skip
+    for name, low, words in (*public, *private):
+        best = max({**client.spec, **client.private_spec}.get(name, 0.0) for client in clients)
+        if best < low:
+            raise SettingsError(
+                f"job {job.job} (profile {job.profile_no}): {words} is {low:g}, which nobody "
+                f"meets: the most that any of {len(clients)} clients has is {best:g}"
+            )
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -116,8 +132,11 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def _dataset(path: Path, config: RunConfig, data_dir: Path | None) -> str | None:
-    """The first data set of the configuration's list that is there; None without a list."""
-    if not config.dataset or not config.trains:
+    """The first data set of the configuration's list that is there; None without a list.
+
+    Of a run that does not train as well: its times are those of the same jobs.
+    """
+    if not config.dataset:
         return None
     for name in config.dataset:
         if name not in SOURCES:

@@ -72,7 +72,10 @@ def run_live(
         for settings in _jobs(prepared, config, cluster, executor_endpoint, Path(folder)):
             processes.start(f"job-{settings.job}", "evaluation.jobs.job_server", settings)
         load_balancer = cluster.endpoint("load_balancer", "clients")
-        for number, own in enumerate(dispatchers(experiment, prepared.seed, load_balancer)):
+        samples = Path(folder) / "samples.npz"
+        np.savez(samples, allow_pickle=False, **prepared.sizes)
+        shared = dispatchers(experiment, prepared.seed, load_balancer, str(samples))
+        for number, own in enumerate(shared):
             processes.start(f"clients-{number}", "evaluation.clients.dispatcher", own)
         early = processes.wait_ready(READY_TIMEOUT_S)
         start_ns = monotonic_ns() + BEGIN_AFTER_NS
@@ -112,8 +115,13 @@ def _overrides(config: RunConfig, policy: str, seed: int) -> dict[str, dict[str,
     }
 
 
-def dispatchers(experiment: Experiment, seed: int, load_balancer: str) -> list[DispatcherSettings]:
-    """The clients shared out: every one is with exactly one dispatcher."""
+def dispatchers(
+    experiment: Experiment, seed: int, load_balancer: str, samples: str = ""
+) -> list[DispatcherSettings]:
+    """The clients shared out: every one is with exactly one dispatcher.
+
+    ``samples`` is a file with the clients' numbers of samples, by data set.
+    """
     config = experiment.config
     behaviour = behaviour_settings(experiment.behaviour(seed))
     return [
@@ -121,6 +129,8 @@ def dispatchers(experiment: Experiment, seed: int, load_balancer: str) -> list[D
             load_balancer=load_balancer,
             first=own.start,
             last=own.stop,
+            samples=samples,
+            failures=config.failures.rates,
             behaviour=behaviour,
             speed_up=config.speedup_factor,
             tasks_max=config.tasks_max,

@@ -6,17 +6,16 @@ travel. Not here: training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from evaluation.aggregators import Weights
-from evaluation.data.images import ImageData
-from evaluation.data.sources import load
-from evaluation.executor.jobs import JobModel, PartitionSpec, partition_of
+from evaluation.executor.jobs import JobModel
 from evaluation.harness.experiment import Experiment, PlannedJob
-from evaluation.harness.inputs import check_data
+from evaluation.harness.job_data import JobData, partition_spec, spec_of
 from evaluation.jobs.yaml_file import SettingsError
+from evaluation.training.sizes import model_bytes
 from evaluation.training.specs import ModelError, ModelSpec
 
 __all__ = ["PreparedModel", "prepare_models"]
@@ -38,51 +37,35 @@ class PreparedModel:
 
 
 def prepare_models(
-    experiment: Experiment,
-    jobs: Sequence[PlannedJob],
-    seed: int,
-    loaded: dict[str, ImageData],
+    experiment: Experiment, jobs: Sequence[PlannedJob], seed: int, data: Mapping[str, JobData]
 ) -> list[PreparedModel]:
-    """One for each job, in their order; a data set that is not in ``loaded`` is put there.
+    """One for each job, in their order; ``data`` has the data sets of all.
 
-    Raises DataError for data that is missing, SettingsError for a model that does not fit it or for
-    clients without data; one line each.
+    Raises SettingsError, one line, for a model that does not fit its data, or that is not as large
+    as the run's times take it to be.
     """
     config = experiment.config
-    folder = experiment.path(config.data_dir)
-    partition = PartitionSpec(
-        kind=config.partition.kind,
-        clients=config.client_num,
-        alpha=config.partition.alpha,
-        file=experiment.path(config.partition.file),
-    )
     prepared = []
-    divided: set[str] = set()
     for job in jobs:
-        name = job.profile.dataset
-        if name not in loaded:
-            loaded[name] = load(name, folder)
-            check_data(experiment, loaded[name])
-        if name not in divided:
-            divided.add(name)
-            partition_of(loaded[name], partition, seed)  # raises if it cannot be made
-        spec = _spec(job, loaded[name])
+        spec = spec_of(job, data[job.profile.dataset])
         model = JobModel(
             job=job.job,
             spec=spec,
-            dataset=name,
-            folder=folder,
-            partition=partition,
+            dataset=job.profile.dataset,
+            folder=experiment.path(config.data_dir),
+            partition=partition_spec(experiment),
             dtype=config.dtype,
             seed=seed,
         )
-        prepared.append(PreparedModel(model, _weights(job, spec, config.dtype, seed)))
+        made = PreparedModel(model, _weights(job, spec, config.dtype, seed))
+        counted = model_bytes(spec, config.dtype) * 8 / 1000
+        if made.kbit != counted:
+            raise SettingsError(
+                f"profile {job.profile_no}: model {spec.name} has {made.kbit:g} kbit, and "
+                f"{counted:g} by evaluation/training/sizes.py, which runs without training go by"
+            )
+        prepared.append(made)
     return prepared
-
-
-def _spec(job: PlannedJob, data: ImageData) -> ModelSpec:
-    profile = job.profile
-    return ModelSpec(profile.model, data.shape, data.classes, profile.model_norm)
 
 
 def _weights(job: PlannedJob, spec: ModelSpec, dtype: str, seed: int) -> Weights:

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluation.clients.behaviour import SimulatedClient, TaskCost
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.clients.behaviour import SimulatedClient, TaskCost, with_samples
 from evaluation.data.images import ImageData
 from evaluation.harness.experiment import Experiment, PlannedJob
+from evaluation.harness.job_data import kbit_of, know_data
 from evaluation.harness.models import PreparedModel, prepare_models
 from evaluation.jobs.learning import LearningJob
-from evaluation.jobs.profiles import MODEL_SIZE_KBIT
 
 __all__ = ["Prepared", "prepare"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One seed. ``models`` is None if nothing is trained."""
+    """One seed. ``models`` is None if nothing is trained.
+
+    ``sizes``: by data set, how many samples each client has.
+    """
 
     seed: int
     jobs: list[PlannedJob]
     clients: list[SimulatedClient]
     models: list[PreparedModel] | None
     costs: list[TaskCost]
+    sizes: dict[str, NDArray[np.int64]]
 
     def learning(self, eval_interval: int) -> list[LearningJob] | None:
         """Every job at its beginning."""
@@ -44,14 +51,13 @@ def prepare(experiment: Experiment, seed: int, loaded: dict[str, ImageData]) -> 
     """
     config = experiment.config
     jobs = experiment.jobs(seed)
-    clients = experiment.behaviour(seed).draw()
+    data = know_data(experiment, jobs, seed, loaded)
+    sizes = {name: known.sizes for name, known in data.items()}
+    clients = with_samples(experiment.behaviour(seed).draw(), sizes)
     experiment.check_served(jobs, clients)
-    models = None
-    if config.trains:
-        models = prepare_models(experiment, jobs, seed, loaded)
-    costs = []
-    for place, job in enumerate(jobs):
-        own = models[place].kbit if models else MODEL_SIZE_KBIT
-        kbit = job.profile.model_size or own
-        costs.append(TaskCost.of(job.profile, kbit, analytics=config.is_FA))
-    return Prepared(seed, jobs, clients, models, costs)
+    costs = [
+        TaskCost.of(job.profile, kbit_of(job, data, config.dtype), analytics=config.is_FA)
+        for job in jobs
+    ]
+    models = prepare_models(experiment, jobs, seed, data) if config.trains else None
+    return Prepared(seed, jobs, clients, models, costs, sizes)

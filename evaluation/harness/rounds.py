@@ -25,6 +25,8 @@ from propius.engine import Trace, simulate
 
 __all__ = ["Attempt", "VirtualRounds", "simulate_rounds"]
 
+CAUSES: Final = frozenset({"crash", "battery", "user"})
+"""Of failures in the middle of a task."""
 CLASSES_MAX: Final = 10
 MS_OF_UNIT: Final = 78.0
 KBPS_OF_UNIT: Final = 13_736.0
@@ -91,6 +93,7 @@ def simulate_rounds(
         as_daemons=True,
         record=True,
         owners=array("I", clients_of_rows),
+        failures=config.failures.rates,
     )
     rounds, tasks = result["record"]
     return VirtualRounds(
@@ -107,7 +110,7 @@ def simulate_rounds(
 def _constraint(profile: JobProfile) -> tuple[tuple[str, float], ...]:
     """Both constraints; a private attribute never has a public one's name."""
     public = sorted(profile.public_constraint.items())
-    private = sorted(profile.private_constraint.items())
+    private = sorted(profile.private_bounds.items())
     return (*public, *((f"private {name}", low) for name, low in private))
 
 
@@ -217,19 +220,21 @@ def _client_rows(
 ) -> list[ClientRow]:
     """What each client did until the run ended."""
     spent = [0.0] * len(clients)
-    completed, dropped = [0] * len(clients), [0] * len(clients)
+    completed, dropped, failed = ([0] * len(clients) for _ in range(3))
     for session, _job, _attempt, start_s, task_end_s, _steps, how in tasks:
         client = rows[session % len(rows)]
         spent[client] += task_end_s - start_s
-        (dropped if how == "gone" else completed)[client] += 1
+        ended = failed if how in CAUSES else dropped if how == "gone" else completed
+        ended[client] += 1
     return [
         ClientRow(
             client=place,
             active_s=client.active_s(end_s),
             utilised_s=spent[place],
-            tasks=completed[place] + dropped[place],
+            tasks=completed[place] + dropped[place] + failed[place],
             completed=completed[place],
             dropped=dropped[place],
+            failed=failed[place],
         )
         for place, client in enumerate(clients)
     ]

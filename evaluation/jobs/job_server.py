@@ -145,7 +145,7 @@ class JobServer:
                 settings.job_manager,
                 name=f"job-{settings.job}",
                 requirement=profile.public_constraint,
-                private_constraint=profile.private_constraint,
+                private_constraint=profile.private_bounds,
                 demand=profile.devices,
                 rounds=profile.total_round,
                 server_endpoint=link.endpoint,

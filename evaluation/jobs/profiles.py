@@ -30,8 +30,6 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0, le=2_592_000)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 
-MODEL_SIZE_KBIT: Final = 74_016.0
-"""Of a profile that does not say, in a run that does not train: that of the original testbed."""
 FILE_NAME: Final = re.compile(r"job_(\d{1,6})\.ya?ml")
 
 
@@ -42,7 +40,8 @@ class JobProfile(Section):
     that is not filled after ``sched_timeout``, or has too few results ``exec_timeout`` after it was
     filled, is tried again. ``eval_interval``: every how many rounds the weights are tested; None:
     as the run says. ``model_size`` is what a device transfers each way, in kbit; None: what the
-    model has.
+    model has, trained or not. ``private_constraint`` knows one attribute, ``dataset_size``: how
+    many samples of the job's data set a device has.
 
     >>> JobProfile(demand=10, total_round=2, model="mlp", dataset="digits").devices
     10
@@ -118,6 +117,18 @@ class JobProfile(Section):
         16
         """
         return max(1, -(-results * self.demand // self.devices))
+
+    @property
+    def private_bounds(self) -> dict[str, float]:
+        """The private constraint as devices hear of it: of this job's data set.
+
+        A device has one private spec for all jobs, and so many samples of each data set.
+
+        >>> private = {"dataset_size": 9}
+        >>> JobProfile(demand=1, total_round=1, private_constraint=private).private_bounds
+        {'dataset_size_digits': 9.0}
+        """
+        return {f"{name}_{self.dataset}": least for name, least in self.private_constraint.items()}
 
     @property
     def prox_mu(self) -> float:

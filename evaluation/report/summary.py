@@ -201,7 +201,7 @@ def summarize(variant: Variant) -> tuple[PolicySummary, list[JobSummary]]:
         diverged=sum(job.diverged for job in jobs),
         utilisation=Spread.of(map(_utilisation, clients)),
         waste=1 - sum(job.used for job in jobs) / allocated if allocated else None,
-        dropped=sum(row.dropped for row in clients) / tasks if tasks else None,
+        dropped=sum(row.dropped + row.failed for row in clients) / tasks if tasks else None,
         accuracy=Spread.of(job.accuracy for job in jobs),
         training_wait_s=sum(job.training_wait_s for job in jobs),
         events=_events(variant.results),

@@ -137,7 +137,11 @@ class JobRow:
 
 @dataclass(frozen=True)
 class ClientRow:
-    """One client: how long it was there, how long it worked, and what became of its tasks."""
+    """One client: how long it was there, how long it worked, and what became of its tasks.
+
+    ``dropped``: its time was over first, or there was nothing to do; ``failed``: it failed in the
+    middle of one.
+    """
 
     client: int
     active_s: float
@@ -145,6 +149,7 @@ class ClientRow:
     tasks: int
     completed: int
     dropped: int
+    failed: int = 0
 
 
 Row: TypeAlias = RoundRow | ScoreRow | JobRow | ClientRow
@@ -155,7 +160,7 @@ def header(kind: type[Row]) -> str:
     r"""Column names, as the first line of a file.
 
     >>> header(ClientRow)
-    'client,active_s,utilised_s,tasks,completed,dropped\n'
+    'client,active_s,utilised_s,tasks,completed,dropped,failed\n'
     """
     return ",".join(field.name for field in fields(kind)) + "\n"
 
@@ -164,7 +169,7 @@ def line(row: Row) -> str:
     r"""One row as a line.
 
     >>> line(ClientRow(1, 10.0, 0.1, 2, 2, 0))
-    '1,10.0,0.1,2,2,0\n'
+    '1,10.0,0.1,2,2,0,0\n'
     """
     text = io.StringIO()
     values = (getattr(row, field.name) for field in fields(row))

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.names import no_such
+from evaluation.training.sizes import MOBILE_BLOCKS
 from evaluation.training.specs import ModelError, ModelSpec, Norm
 
 __all__ = ["MODELS", "ModelError", "ModelSpec", "build", "keeps_statistics"]
@@ -184,17 +185,6 @@ class _InvertedResidual(nn.Module):
         """(n, inside, h, w) → (n, outside, h/stride, w/stride)."""
         y: Tensor = self.layers(x)
         return x + y if self.adds else y
-
-
-MOBILE_BLOCKS: Final = (  # widen, outside, how many, stride of the first
-    (1, 16, 1, 1),
-    (6, 24, 2, 1),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 
 
 def _mobilenet_v2(spec: ModelSpec) -> nn.Module:

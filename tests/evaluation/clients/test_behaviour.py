@@ -13,6 +13,7 @@ from evaluation.clients.behaviour import (
     SimulatedClient,
     TaskCost,
     share_out,
+    with_samples,
 )
 from evaluation.clients.dispatcher import behaviour_settings, read_behaviour
 from evaluation.jobs.profiles import JobProfile
@@ -67,11 +68,10 @@ def test_an_ideal_client_is_always_there() -> None:
 
 
 def test_the_originals_files_are_read(tmp_path: Path) -> None:
-    """Specs, sizes, capacities and availability come from the files, in an order of the seed."""
+    """Specs, capacities and availability come from the files, in an order of the seed."""
     phone = {"device": "x", "cpu_f": 99.0, "ram": 4.0, "fp16_mem": 800.0, "android_os": 11.0}
     texts = {
         "spec": {str(i): phone | {"speed": 10.0 * (i + 1)} for i in range(4)},
-        "size": [100, 200, 300, 400],
         "comm": {str(i + 1): {"computation": 1.0, "communication": 1000.0 + i} for i in range(4)},
         "avail": {
             str(i + 1): {
@@ -87,7 +87,6 @@ def test_the_originals_files_are_read(tmp_path: Path) -> None:
     files = ClientFiles(**{name: tmp_path / f"{name}.json" for name in texts})
     clients = behaviour(4, files=files).draw()
     assert sorted(client.speed_ms for client in clients) == [10.0, 20.0, 30.0, 40.0]
-    assert sorted(client.dataset_size for client in clients) == [100, 200, 300, 400]
     assert sorted(client.bandwidth_kbps for client in clients) == [1000, 1001, 1002, 1003]
     assert {client.spec["cpu_f"] for client in clients} == {24.8}
     assert min(client.sessions for client in clients) == ((10.0, 50.0), (100.0, 150.0))
@@ -97,25 +96,27 @@ def test_the_originals_files_are_read(tmp_path: Path) -> None:
     "text,says",
     [
         ("[]", "no entries"),
-        ("[0]", "entry 0: size is 0"),
+        ("[0]", "entry 0: communication is 0"),
         ('{"a": 1}', "keys must be numbers"),
         ("[", "Expecting value"),
         ("7", "a list or an object"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, says: str) -> None:
-    """A file of sizes that cannot be used is named, with the entry."""
-    path = tmp_path / "size.json"
+    """A file of capacities that cannot be used is named, with the entry."""
+    path = tmp_path / "comm.json"
     path.write_text(text)
     with pytest.raises(SettingsError) as refused:
-        behaviour(files=ClientFiles(size=path)).draw()
+        behaviour(files=ClientFiles(comm=path)).draw()
     assert str(refused.value).startswith(f"{path}: ")
     assert says in str(refused.value)
 
 
 def phone(**changes: float) -> SimulatedClient:
     spec = {"cpu_f": 6.0, "ram": 4.0, "fp16_mem": 800.0, "android_os": 10.0} | changes
-    return SimulatedClient(0, "ab" * 16, spec, 50.0, 150, 8_000.0, ((0.0, 9.0),), DAY_S)
+    client = SimulatedClient(0, "ab" * 16, spec, 50.0, 8_000.0, ((0.0, 9.0),), DAY_S)
+    [client] = with_samples([client], {"digits": [150], "mnist5k": [9]})
+    return client
 
 
 def test_a_task_takes_three_inferences_a_sample_and_the_model_twice() -> None:
@@ -141,7 +142,7 @@ def test_a_task_of_fed_prox_is_cut_to_what_fits_the_time() -> None:
 
 
 def test_a_client_suits_a_job_whose_both_constraints_it_meets() -> None:
-    """Each bound counts, the private one too."""
+    """Each bound counts, the private one too, which is of the job's own data set."""
     profile = JobProfile(
         demand=1, total_round=1, public_constraint={"cpu_f": 6, "ram": 4},
         private_constraint={"dataset_size": 150},
@@ -150,6 +151,9 @@ def test_a_client_suits_a_job_whose_both_constraints_it_meets() -> None:
     assert not phone(cpu_f=5.9).suits(profile)
     tight = profile.model_copy(update={"private_constraint": {"dataset_size": 151.0}})
     assert not phone().suits(tight)
+    assert phone().private_spec == {"dataset_size_digits": 150.0, "dataset_size_mnist5k": 9.0}
+    assert not phone().suits(profile.model_copy(update={"dataset": "mnist5k"}))
+    assert not phone().suits(profile.model_copy(update={"dataset": "femnist"}))
 
 
 def test_a_dispatcher_gets_the_files_that_its_parent_was_given(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from evaluation.clients.behaviour import with_samples
+from evaluation.data.images import ImageData
 from evaluation.eval_command import app
 from evaluation.harness.experiment import load_experiment
+from evaluation.harness.job_data import know_data
 from evaluation.results.reader import RunReader
 
 RUN_S = 120.0
@@ -65,6 +68,23 @@ def test_the_packaged_comparison_learns_and_is_reported(tmp_path: Path) -> None:
     assert page.count("<img") >= 3
 
 
+@pytest.mark.slow
+def test_the_packaged_constraints_tell_clients_apart(tmp_path: Path) -> None:
+    """Of five seeds: many clients have the samples that job 1 asks for, and many have not."""
+    experiment = load_experiment(packaged(tmp_path, 3))
+    loaded: dict[str, ImageData] = {}
+    for seed in range(5):
+        jobs = experiment.jobs(seed)
+        data = know_data(experiment, jobs, seed, loaded)
+        (bounded,) = [job for job in jobs if job.profile.private_constraint]
+        least = bounded.profile.private_constraint["dataset_size"]
+        share = float((data[bounded.profile.dataset].sizes >= least).mean())
+        assert 0.25 < share < 0.75
+        sizes = {name: known.sizes for name, known in data.items()}
+        clients = with_samples(experiment.behaviour(seed).draw(), sizes)
+        assert sum(client.suits(bounded.profile) for client in clients) >= 20
+
+
 CONFIG = """
 policies: [irs, random]
 profile_folder: profiles
@@ -84,7 +104,7 @@ dataset: digits
 local_steps: 3
 batch_size: 8
 public_constraint: {cpu_f: 2, ram: 2}
-private_constraint: {dataset_size: 100}
+private_constraint: {dataset_size: 20}
 """
 
 

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost
-from evaluation.harness.config import RunConfig
+from evaluation.clients.behaviour import Behaviour, SimulatedClient, TaskCost, with_samples
+from evaluation.harness.config import FailuresConfig, RunConfig
 from evaluation.harness.experiment import PlannedJob
 from evaluation.harness.rounds import Attempt, VirtualRounds, simulate_rounds
 from evaluation.jobs.profiles import JobProfile
 from evaluation.jobs.yaml_file import SettingsError
 from evaluation.population import Availability
+from propius.engine import simulate, task_failure
 
 CONFIG = RunConfig(availability_period_s=20_000.0, tasks_per_session=0)
 SEED = 5
+FAILED = {"crash", "battery", "user"}
 
 
 def profile(**changes: object) -> JobProfile:
@@ -23,7 +26,8 @@ def profile(**changes: object) -> JobProfile:
 
 
 def clients(count: int = 80, period_s: float = 20_000.0) -> list[SimulatedClient]:
-    return Behaviour(count, SEED, period_s, availability=Availability(600.0, 900.0)).draw()
+    drawn = Behaviour(count, SEED, period_s, availability=Availability(600.0, 900.0)).draw()
+    return with_samples(drawn, {"digits": [10 * number for number in range(count)]})
 
 
 def run(
@@ -39,7 +43,7 @@ def run(
 
 def test_participants_are_eligible_clients_and_as_many_as_the_round_asks_for() -> None:
     """Whoever takes part meets the job's constraints, the private one too, and is there once."""
-    picky = profile(public_constraint={"cpu_f": 6}, private_constraint={"dataset_size": 170})
+    picky = profile(public_constraint={"cpu_f": 6}, private_constraint={"dataset_size": 300})
     people = clients()
     rounds = run([profile(), picky], people)
     done = [it for it in rounds.attempts if it.state == "completed"]
@@ -65,6 +69,56 @@ def test_a_round_needs_as_many_clients_as_results(tasks_per_session: int) -> Non
     assert len(done) == 12
     assert {it.completed for it in done} == {6}
     assert max(it.filled_s - it.opened_s for it in done if it.filled_s is not None) > 900.0
+
+
+FAILING = {"crash_per_hour": 20.0, "battery_per_hour": 8.0, "user_per_hour": 12.0}
+
+
+def test_tasks_fail_when_and_of_what_the_engine_draws_for_live_devices_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each task of each device that failed did so at its own moment; who was done was done before.
+
+    Jobs count from 1, as at the job manager, and rounds with the failed attempts.
+    """
+    kept: dict[str, Any] = {}
+
+    def noted(trace: Any, jobs: Any, **options: Any) -> dict[str, Any]:
+        kept.update(simulate(trace, jobs, **options), owners=options["owners"])
+        return kept
+
+    monkeypatch.setattr("evaluation.harness.rounds.simulate", noted)
+    config = CONFIG.model_copy(update={"failures": FailuresConfig.model_validate(FAILING)})
+    rounds = run([profile(total_round=12), profile(total_round=12)], config=config)
+    rates, owners = config.failures.rates, kept["owners"]
+    causes: Counter[str] = Counter()
+    for session, job, attempt, start_s, end_s, _steps, how in kept["record"][1]:
+        owner = owners[session % len(owners)]
+        drawn = task_failure(SEED, owner, job + 1, attempt, rates)
+        assert drawn is not None
+        if how in FAILED:
+            causes[how] += 1
+            assert (end_s - start_s, how) == (pytest.approx(drawn[0], abs=1e-6), drawn[1])
+        else:
+            assert end_s - start_s <= drawn[0] + 1e-6
+    assert set(causes) == FAILED
+    assert causes == Counter(kept["failures"])
+    assert sum(use.failed for use in rounds.clients) == sum(causes.values())
+    calm = run([profile(total_round=12), profile(total_round=12)])
+    assert sum(use.failed for use in calm.clients) == 0
+
+
+@pytest.mark.parametrize("cause, comes_back", [("battery", False), ("user", True)])
+def test_a_slot_comes_back_from_who_says_that_it_failed(cause: str, comes_back: bool) -> None:
+    """Of who is gone without a word it stays given, for the lease is as long as the attempt."""
+    failures = FailuresConfig.model_validate({f"{cause}_per_hour": 60.0})
+    config = CONFIG.model_copy(update={"failures": failures})
+    rounds = run([profile(total_round=12)], config=config)
+    assert sum(use.failed for use in rounds.clients) > 20
+    gone = sum(use.dropped for use in rounds.clients)
+    again = sum(max(0, it.allocated - it.demand) for it in rounds.attempts)
+    assert (again > gone) == comes_back
+    assert (sum(it.failed for it in rounds.attempts) > gone) == comes_back
 
 
 def test_the_same_seed_gives_the_same_rounds_whatever_was_run_before() -> None:

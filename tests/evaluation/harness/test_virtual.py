@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from typer.testing import CliRunner, Result
 from evaluation.aggregators import Update
 from evaluation.clients.behaviour import SimulatedClient
 from evaluation.clients.dispatcher import Dispatcher, DispatcherSettings
+from evaluation.data.sources import load
 from evaluation.eval_command import app
-from evaluation.executor.jobs import partition_of
-from evaluation.harness import models, runner
+from evaluation.executor.jobs import PartitionSpec, partition_of
+from evaluation.harness import job_data, runner
 from evaluation.harness.experiment import load_experiment
 from evaluation.harness.live import dispatchers
 from evaluation.harness.prepared import prepare
@@ -182,7 +184,7 @@ def test_policies_of_a_seed_see_the_same_clients_and_data(
         return made
 
     monkeypatch.setattr(runner, "simulate_rounds", simulated)
-    for module in (models, trainer):  # as it is checked before the run, and as each policy trains
+    for module in (job_data, trainer):  # as it is checked before the run, and as each policy trains
         monkeypatch.setattr(module, "partition_of", divided)
     found = run(write(tmp_path), tmp_path / "out")
     assert clients["irs"] == clients["random"]
@@ -207,13 +209,43 @@ def test_policies_of_a_seed_see_the_same_clients_and_data(
 def test_live_dispatchers_have_the_clients_of_virtual_time(tmp_path: Path) -> None:
     """Their shares, drawn from what each dispatcher is told, are together the run's clients."""
     experiment = load_experiment(write(tmp_path, CONFIG + "client_dispatchers: 2\nseeds: [3]\n"))
+    prepared = prepare(experiment, 3, {})
+    np.savez(tmp_path / "samples.npz", allow_pickle=False, **prepared.sizes)
     told = [
         msgspec.json.decode(msgspec.json.encode(settings), type=DispatcherSettings)
-        for settings in dispatchers(experiment, 3, "tcp://127.0.0.1:1")
+        for settings in dispatchers(
+            experiment, 3, "tcp://127.0.0.1:1", str(tmp_path / "samples.npz")
+        )
     ]
     assert len(told) == 2
     drawn = [client for settings in told for client in Dispatcher(settings).clients]
-    assert drawn == prepare(experiment, 3, {}).clients
+    assert drawn == prepared.clients
+    assert sum(client.samples["digits"] for client in drawn) == 1_433
+
+
+def test_a_run_for_its_times_has_the_times_of_one_that_trains(tmp_path: Path) -> None:
+    """Models have their own sizes, and constraints the same data, trained or not."""
+    config = CONFIG.replace("[irs, random]", "[irs]")
+    own = {"model": "mlp", "private_constraint": "{dataset_size: 30}"}
+    trained = run(write(tmp_path, config, **own), tmp_path / "trained")["irs"]
+    times = run(write(tmp_path, config + "do_compute: false\n", **own), tmp_path / "times")["irs"]
+    assert times.jobs == trained.jobs
+    assert times.clients == trained.clients
+    assert not times.scores
+    for one, other in zip(times.rounds, trained.rounds, strict=True):
+        assert (one.opened_s, one.filled_s, one.ended_s) == (
+            other.opened_s, other.filled_s, other.ended_s)  # fmt: skip
+
+
+def test_a_device_has_what_the_partition_gives_it(tmp_path: Path) -> None:
+    """A private constraint acts on the real samples: of each data set what its own part holds."""
+    path = write(tmp_path, private_constraint="{dataset_size: 30}")
+    prepared = prepare(load_experiment(path), 0, {})
+    parts = partition_of(load("digits"), PartitionSpec("dirichlet_by_class", 40), 0)
+    for client in prepared.clients:
+        has = len(parts[client.index])
+        assert client.private_spec == {"dataset_size_digits": float(has)}
+        assert client.suits(prepared.jobs[1].profile) == (has >= 30)
 
 
 def test_jobs_learn_and_everything_is_in_the_folder(tmp_path: Path) -> None:
@@ -365,8 +397,28 @@ def test_a_data_folder_that_lacks_a_file(tmp_path: Path) -> None:
 
 def test_a_job_that_too_few_clients_can_serve(tmp_path: Path) -> None:
     """The line has the job, its demand, and how many there are."""
-    line = refused(tmp_path, public_constraint="{cpu_f: 24}")
-    assert "job 1 (profile 1) asks for 10 devices, and 0 of 40 clients meet" in line
+    line = refused(tmp_path, public_constraint="{cpu_f: 17}")
+    assert re.search(r"job 1 \(profile 1\) asks for 10 devices, and \d of 40 clients meet", line)
+
+
+@pytest.mark.parametrize(
+    "field, bound, words",
+    [("public_constraint", "cpu_f: 24.8", r"public_constraint cpu_f is 24\.8"),
+     ("private_constraint", "dataset_size: 1000",
+      r"private_constraint dataset_size \(data set digits\) is 1000")],
+)  # fmt: skip
+def test_a_bound_that_nobody_meets(tmp_path: Path, field: str, bound: str, words: str) -> None:
+    """The line has the bound, and how far the best client is from it."""
+    line = refused(tmp_path, **{field: f"{{{bound}}}"})
+    assert re.search(
+        rf"job 1 \(profile 1\): {words}, which nobody meets: the most that any of 40 clients has "
+        r"is \d+", line,
+    )  # fmt: skip
+
+
+def test_a_file_of_sizes_is_refused(tmp_path: Path) -> None:
+    """Who has how much is the partition's to say."""
+    assert "as the partition gives it" in refused(tmp_path, CONFIG + "client_size_path: x.json\n")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 
 from evaluation.aggregators import is_statistic
 from evaluation.training.models import MODELS, ModelError, ModelSpec, build, keeps_statistics
+from evaluation.training.sizes import model_bytes
 from evaluation.training.specs import Norm
 
 
@@ -27,6 +28,21 @@ def test_the_published_models_have_about_their_published_sizes(name: str, millio
     """With batch normalisation and ten classes, in millions of weights."""
     model = build(ModelSpec(name, (3, 32, 32), 10, "batch"))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_sizes_that_are_counted_without_torch_are_the_models(
+    name: str, norm: Norm, dtype: str
+) -> None:
+    """All weights and buffers, on three shapes and numbers of classes."""
+    for shape, classes in (((1, 28, 28), 10), ((3, 40, 33), 35), ((2, 9, 8), 3)):
+        spec = ModelSpec(name, shape, classes, norm)
+        with torch.device("meta"):
+            state = build(spec, dtype=getattr(torch, dtype)).state_dict()
+        size = sum(value.numel() * value.element_size() for value in state.values())
+        assert model_bytes(spec, dtype) == size
 
 
 def test_only_batch_normalisation_keeps_statistics() -> None:
