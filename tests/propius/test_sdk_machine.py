@@ -324,7 +324,8 @@ class SdkMachine(RuleBasedStateMachine):
         assert asker.call.done
         self.askers.remove(asker)
         assert asker.key not in self.calls.outbox, "still said after it is over"
-        assert (type(asker.call._error) if asker.call._error else None) is error
+        got = asker.call._error
+        assert got is None if error is None else isinstance(got, error), f"it got {got!r}"
         numbers = self.numbers[id(asker.session)]
         is_last = asker.key == (asker.session.lane.session, numbers.last)
         if left and is_last:
