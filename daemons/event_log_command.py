@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 import json
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from daemons.event_log_check import Report, check
-from propius.messages import Message
+from propius.messages import EVENTS, Message
 from propius.shell.event_log import EventLogError, daemon_logs, read_events
 
 app = typer.Typer(no_args_is_help=True, help="Check or print an event log (event_log.directory).")
 
 VIOLATIONS_SHOWN = 20
+KINDS = sorted(event.kind for event in EVENTS)
 Directory = Annotated[
     Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The log's folder.")
 ]
@@ -58,6 +60,12 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print the events of all daemons in order of time."""
+    if not daemon_logs(directory):
+        _fail(f"{directory}: no event log here; is event_log.directory set?")
+    if kind and kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        _fail(f"--kind {kind}: no such event; {hint}There are {', '.join(KINDS)}")
     first_ns = -1
     try:
         for now_ns, daemon, event in _merged(directory):

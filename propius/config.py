@@ -19,18 +19,29 @@ import hashlib
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from propius.errors import PropiusError
 from propius.messages import DEMAND_MAX, DIMENSIONS_MAX, DURATION_S_MAX, TASKS_MAX, Schema
 
-__all__ = ["DEFAULTS", "Config", "ConfigError", "config_yaml", "load_config"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = ["DEFAULTS", "Config", "ConfigError", "StrictBooleans", "config_yaml", "load_config"]
 
 DEFAULTS: Final = "propius/global_config.yml"  # how messages name the packaged file
 ENV_PREFIX: Final = "PROPIUS_"
@@ -50,7 +61,32 @@ def _not_empty(value: object) -> object:
     return value
 
 
-class _Section(BaseModel):
+class StrictBooleans(BaseModel):
+    """A model whose numbers are no truth values.
+
+    YAML reads ``yes``, ``on`` and ``true`` as a truth value, which pydantic takes for a 1.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if kind is not bool and not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            _refuse_booleans(value)
+        return value
+
+
+def _refuse_booleans(value: object) -> None:
+    if isinstance(value, bool):
+        word = "true (or yes, on)" if value else "false (or no, off)"
+        raise ValueError(f"must not be {word}: write a number, or a word in quotes")
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(parts, Iterable) and not isinstance(parts, str | bytes):
+        for part in parts:
+            _refuse_booleans(part)
+
+
+class _Section(StrictBooleans):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
@@ -321,15 +357,17 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 def _first_line(error: ValidationError, places: Mapping[str, str]) -> str:
     """The first complaint, as PLACE: KEY: WHAT."""
-    first = error.errors(include_url=False)[0]
+    complaints = error.errors(include_url=False)
+    first = complaints[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         what = "unknown key" + _did_you_mean(key)
     elif first["type"] == "missing":
-        what = "missing"
+        what = "missing" + _misspelt(key, complaints)
     else:
         shown = repr(first.get("input"))[:60]
-        what = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {shown}"
+        said = first["msg"].removeprefix("Value error, ")
+        what = f"{said[0].lower()}{said[1:]}, not {shown}"
     more = error.error_count() - 1
     others = f" (and {more} more)" if more else ""
     return f"{_place(key, places)}{key}: {what}{others}"
@@ -351,6 +389,17 @@ def _did_you_mean(key: str) -> str:
         known = known.get(section, {}) if isinstance(known, dict) else {}
     close = difflib.get_close_matches(last, known, n=1) if isinstance(known, dict) else []
     return f"; did you mean {'.'.join([*sections, close[0]])}?" if close else ""
+
+
+def _misspelt(key: str, complaints: Sequence[ErrorDetails]) -> str:
+    """The unknown key beside a missing one that was probably meant to be it."""
+    section, _, last = key.rpartition(".")
+    unknown = [
+        ".".join(map(str, each["loc"])) for each in complaints if each["type"] == "extra_forbidden"
+    ]
+    beside = [name.rpartition(".")[2] for name in unknown if name.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(last, beside, n=1)
+    return f"; is it the unknown key {section}.{close[0]}?" if close else ""
 
 
 def _check(config: Config, places: Mapping[str, str]) -> None:

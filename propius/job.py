@@ -224,6 +224,10 @@ class Operator:
         """One job; raises UnknownJobError."""
         return self._connection.call(self._session.show(job))
 
+    def attributes(self) -> list[str]:
+        """What the numbers of a requirement stand for, in their order."""
+        return self._connection.call(self._session.attributes())
+
     def cancel(self, job: int, reason: str = "") -> None:
         """Stop a job for good, for a reason that is kept with it."""
         self._connection.call(self._session.cancel(job, reason))

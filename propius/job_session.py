@@ -204,6 +204,11 @@ class OperatorSession(Session):
         """One job."""
         return (yield from self.ask(messages.Show(job=job, secret=self.key), JobStatus))
 
+    def attributes(self) -> Talk[list[str]]:
+        """The attributes of the schema, in the order of every vector."""
+        schema = yield from self.schema()
+        return [name for name, _ in schema.attributes]
+
     def cancel(self, job: int, reason: str = "") -> Talk[None]:
         """Stop a job for good."""
         yield from self.ask(messages.Cancel(job=job, secret=self.key, reason=reason), Ok)

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 
 from propius.shell.early import leave_on_signals
+from propius.shell.extras import needs_extras
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
     leave_on_signals()
-    from daemons.client_manager.build import build
-    from propius.shell import program
+    with needs_extras("propius-controller-client-manager"):
+        from daemons.client_manager.build import build
+        from propius.shell import program
 
     parser = program.parser("client_manager")
     parser.add_argument("id", type=_manager_id, metavar="ID", help="0 … 65535, unique")

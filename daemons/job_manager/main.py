@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 
 from propius.shell.early import leave_on_signals
+from propius.shell.extras import needs_extras
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
     leave_on_signals()
-    from daemons.job_manager.build import build
-    from propius.shell.program import run_daemon
+    with needs_extras("propius-controller-job-manager"):
+        from daemons.job_manager.build import build
+        from propius.shell.program import run_daemon
 
     sys.exit(run_daemon("job_manager", build, argv))
 

@@ -11,9 +11,11 @@ from evaluation.children import terminated_is_interrupted
 from evaluation.harness.config import packaged_config
 from evaluation.harness.experiment import load_experiment
 from propius.cli.failure import fail
+from propius.cli.options import JsonOption, say
 from propius.engine import EngineError
 from propius.errors import PropiusError
 from propius.shell import exit_codes
+from propius.shell.extras import needs_extras
 
 __all__ = ["run"]
 
@@ -39,6 +41,7 @@ def run(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run goes; a new folder.")] = (
         Path("out/eval")
     ),
+    as_json: JsonOption = False,
 ) -> None:
     """Run jobs that train on simulated devices, under each policy with each seed.
 
@@ -46,11 +49,20 @@ def run(
 
     Example: propius eval run --virtual --out out/irs-against-random
     """
-    # What follows loads torch and data, which `propius eval --help` need not wait for.
+    with needs_extras("propius eval run"):
+        _run(config or packaged_config(), out, virtual=virtual, quiet=as_json)
+    say(as_json, f"results: {out} (propius eval report {out})", results=str(out))
+
+
+def _run(config: Path, out: Path, *, virtual: bool, quiet: bool) -> None:
+    # Loads torch and data, which `propius eval --help` need not wait for.
     from evaluation.harness.runner import Runner
 
+    def tell(line: str) -> None:
+        typer.echo(line, err=quiet)
+
     try:
-        runner = Runner(load_experiment(config or packaged_config()), out, typer.echo)
+        runner = Runner(load_experiment(config), out, tell)
         runner.prepare(virtual=virtual)
     except (PropiusError, EngineError) as error:
         fail(str(error), exit_codes.CONFIGURATION)
@@ -61,4 +73,3 @@ def run(
         fail(str(error), exit_codes.FAILED)
     except KeyboardInterrupt:
         fail("interrupted; everything was stopped", INTERRUPTED)
-    typer.echo(f"results: {out} (propius eval report {out})")

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from propius.config import StrictBooleans
 from propius.errors import PropiusError
 
 __all__ = ["Section", "SettingsError", "read_model"]
@@ -26,7 +27,7 @@ class SettingsError(PropiusError):
     """A file of settings that cannot be used; one line."""
 
 
-class Section(BaseModel):
+class Section(StrictBooleans):
     """A mapping of a file: typed, immutable, and nothing in it that is not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
@@ -81,7 +82,8 @@ def _yaml_line(error: Exception) -> str:
 
 
 def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    complaints = error.errors()
+    first = complaints[0]
     field = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["type"] == "extra_forbidden":
         known = [*_names(model)]
@@ -89,7 +91,9 @@ def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         return f"{field}: no such field; {hint}"
     if first["type"] == "missing":
-        return f"{field}: missing"
+        unknown = [str(e["loc"][-1]) for e in complaints if e["type"] == "extra_forbidden"]
+        near = difflib.get_close_matches(str(first["loc"][-1]), unknown, 1)
+        return f"{field}: missing" + (f"; is it the unknown field {near[0]}?" if near else "")
     what = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     if isinstance(given, str | int | float):

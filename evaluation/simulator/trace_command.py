@@ -19,7 +19,7 @@ from evaluation.simulator.arguments import (
 )
 from evaluation.simulator.generate import PRESETS, generate, write_csv
 from evaluation.simulator.tables import duration
-from propius.cli.options import JsonOption
+from propius.cli.options import JsonOption, say
 from propius.engine import Trace
 from propius.errors import PropiusError
 
@@ -44,6 +44,7 @@ def generate_(
         int, typer.Option(min=0, max=100_000_000, help="Instead of the preset's number.")
     ] = 0,
     days: Annotated[int, typer.Option(min=1, max=365, help="How long the trace is.")] = 5,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a synthetic trace: daily rhythm over time zones, heavy-tailed sessions.
 
@@ -58,10 +59,11 @@ def generate_(
         settings = replace(PRESETS[preset], days=days)
         settings = replace(settings, checkins=checkins or settings.checkins)
         trace = generate(settings, seed)
-        with steps_bar(quiet=False) as bar:
+        with steps_bar(quiet=as_json) as bar:
             task = bar.add_task("rows", total=len(trace))
             write_csv(trace, out, wrote=lambda rows: bar.advance(task, rows))
-    print(f"{out}: {len(trace):,} check-ins over {days} days, seed {seed}")
+    text = f"{out}: {len(trace):,} check-ins over {days} days, seed {seed}"
+    say(as_json, text, out=str(out), checkins=len(trace), days=days, seed=seed)
 
 
 @app.command()

@@ -8,17 +8,11 @@
 
 from __future__ import annotations
 
-import sys
+from propius.shell.extras import needs_extras
 
 
 def main() -> None:
     """Run the command line."""
-    try:
+    with needs_extras("propius"):
         from propius.cli.app import app
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("propius"):
-            raise
-        text = f"propius: {missing.name} is missing: pip install 'propius[daemons]'\n"
-        sys.stderr.write(text)
-        sys.exit(2)
     app()

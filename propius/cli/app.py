@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import os
 import signal
 import sys
 import threading
@@ -20,13 +21,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+import propius
 from propius.cli import client_managers, configs, jobs
 from propius.cli.cluster import Cluster, NotReadyError, stop_system
 from propius.cli.failure import fail
-from propius.cli.options import ConfigOption, JsonOption, StateOption, one_line, state_dir_of
+from propius.cli.options import (
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    one_line,
+    say,
+    state_dir_of,
+)
 from propius.cli.status import DaemonStatus, daemon_names, statuses
 from propius.config import load_config
 from propius.shell import exit_codes
+from propius.shell.extras import extra_of, needs_extras
 
 COMMANDS_GROUP: Final = "propius.commands"
 LOOK_AGAIN_S: Final = 0.5
@@ -34,7 +44,6 @@ LOOK_AGAIN_S: Final = 0.5
 app = typer.Typer(
     name="propius",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="""Share one population of edge devices among many federated-learning jobs.
 
@@ -47,9 +56,22 @@ app.add_typer(client_managers.app, name="client-manager")
 app.add_typer(configs.app, name="config")
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"propius {propius.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options() -> None:
-    """Only so that a single command keeps its name."""
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version, and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that go before a command."""
 
 
 @app.command()
@@ -60,6 +82,7 @@ def up(
         int, typer.Option(min=1, max=64, help="Client managers; they share the devices.")
     ] = 2,
     detach: Annotated[bool, typer.Option(help="Return once all is ready.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Start all daemons under supervisord and wait until they are ready; Ctrl-C stops them.
 
@@ -74,25 +97,28 @@ def up(
         stop = _stop_on_signals()
         try:
             _wait_ready(cluster, stop)
-            _say_ready(cluster)
+            _say_ready(cluster, as_json=as_json)
         except BaseException:
             cluster.stop()
             raise
         if not detach:
             try:
-                _show_until(cluster, stop)
+                _show_until(cluster, stop, quiet=as_json)
             finally:
                 cluster.stop()
-                typer.echo("stopped")
+                if not as_json:
+                    typer.echo("stopped")
 
 
 @app.command()
-def down(config: ConfigOption = None, state_dir: StateOption = None) -> None:
+def down(
+    config: ConfigOption = None, state_dir: StateOption = None, as_json: JsonOption = False
+) -> None:
     """Stop what `propius up --detach` started; what was acknowledged is kept."""
     with one_line():
         directory = state_dir_of(config, state_dir)
         ran = stop_system(directory, daemon_names(directory))
-        typer.echo("stopped" if ran else f"nothing runs in {directory}")
+        say(as_json, "stopped" if ran else f"nothing runs in {directory}", stopped=ran)
 
 
 @app.command()
@@ -119,6 +145,7 @@ def wait_ready(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0, max=86_400, metavar="SECONDS")
     ] = 30.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Wait until every daemon is ready; exits 1 and says what is missing if that takes too long."""
     with one_line():
@@ -127,7 +154,7 @@ def wait_ready(
         while True:
             found = statuses(directory)
             if found and all(each.state == "ready" for each in found):
-                typer.echo("ready")
+                say(as_json, "ready", ready=True)
                 return
             if time.monotonic() > deadline_s:
                 missing = "; ".join(f"{s.daemon}: {s.why}" for s in found if s.state != "ready")
@@ -165,16 +192,20 @@ def _wait_ready(cluster: Cluster, stop: threading.Event) -> None:
     fail("interrupted before all was ready", 128 + signal.SIGINT)
 
 
-def _say_ready(cluster: Cluster) -> None:
-    typer.echo(f"ready: devices at {cluster.endpoint('load_balancer', 'clients')}")
-    typer.echo(f"       jobs at    {cluster.endpoint('job_manager', 'jobs')}")
-    typer.echo(f"       state and logs in {cluster.directory}")
+def _say_ready(cluster: Cluster, *, as_json: bool) -> None:
+    devices = cluster.endpoint("load_balancer", "clients")
+    jobs = cluster.endpoint("job_manager", "jobs")
+    text = (
+        f"ready: devices at {devices}\n       jobs at    {jobs}\n"
+        f"       state and logs in {cluster.directory}"
+    )
+    say(as_json, text, devices=devices, jobs=jobs, state_dir=str(cluster.directory))
 
 
-def _show_until(cluster: Cluster, stop: threading.Event) -> None:
+def _show_until(cluster: Cluster, stop: threading.Event, *, quiet: bool) -> None:
     """The status table until the event is set; where nobody watches, nothing."""
     console = Console()
-    if not console.is_terminal:
+    if quiet or not console.is_terminal:
         while cluster.runs and not stop.wait(LOOK_AGAIN_S):
             pass
     else:
@@ -203,15 +234,19 @@ def _table(found: list[DaemonStatus]) -> Table:
 
 def _add_found_commands() -> None:
     """Commands of other packages: only the one that is called is loaded, which may take a while."""
-    called = sys.argv[1] if len(sys.argv) > 1 else ""
+    # A shell that completes a line says it here.
+    line = os.environ.get("_TYPER_COMPLETE_ARGS", "").split() or sys.argv
+    called = line[1] if len(line) > 1 else ""
     for entry in sorted(importlib.metadata.entry_points(group=COMMANDS_GROUP), key=_name):
         if entry.name != called:
             app.command(entry.name, help=_help_without_loading(entry))(_unloaded)
             continue
         try:
             _add(entry.name, entry.load())
-        except ImportError as missing:
-            _add_missing_command(entry.name, str(missing))
+        except ModuleNotFoundError as missing:
+            if not extra_of(missing.name or ""):
+                raise
+            _add_missing_command(entry.name, missing)
 
 
 def _help_without_loading(entry: importlib.metadata.EntryPoint) -> str:
@@ -240,10 +275,14 @@ def _add(name: str, found: typer.Typer) -> None:
         app.add_typer(found, name=name)
 
 
-def _add_missing_command(name: str, why: str) -> None:
-    @app.command(name, help=f"(cannot be loaded: {why})")
+def _add_missing_command(name: str, why: ModuleNotFoundError) -> None:
+    """Whatever it was called with, it says what it needs."""
+    whatever = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+    @app.command(name, context_settings=whatever)
     def missing() -> None:
-        fail(f"{name}: {why}; pip install 'propius[daemons,evaluation]' brings all commands", 2)
+        with needs_extras(f"propius {name}"):
+            raise why
 
 
 def _name(entry: importlib.metadata.EntryPoint) -> str:

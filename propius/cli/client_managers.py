@@ -44,6 +44,7 @@ from propius.cli.options import (
     StateOption,
     TimeoutOption,
     one_line,
+    say,
     state_dir_of,
 )
 from propius.cli.status import daemon_names, get, is_alive, manager_name, run_info, status
@@ -325,12 +326,14 @@ def drain_command(
     config: ConfigOption = None,
     state_dir: StateOption = None,
     timeout_s: TimeoutOption = 15.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Let one end: its clients check in again with the others, what they accepted is answered."""
     with one_line():
         ran = drain(state_dir_of(config, state_dir), number, timeout_s)
         ended = "drained: its clients check in with the others, and it has ended"
-        typer.echo(f"client manager {number} {ended if ran else 'does not run'}")
+        text = f"client manager {number} {ended if ran else 'does not run'}"
+        say(as_json, text, manager=number, drained=ran)
 
 
 @app.command("add")
@@ -339,11 +342,12 @@ def add_command(
     config: ConfigOption = None,
     state_dir: StateOption = None,
     timeout_s: TimeoutOption = 30.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Start one more; the others need not be told."""
     with one_line():
         added = add(state_dir_of(config, state_dir), number, timeout_s)
-        typer.echo(f"client manager {added} serves devices")
+        say(as_json, f"client manager {added} serves devices", manager=added)
 
 
 def _table(found: list[Manager]) -> Table:

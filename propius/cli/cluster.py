@@ -29,6 +29,7 @@ from typing import Any, Final, Self
 from propius.cli.status import (
     DaemonStatus,
     daemon_names,
+    dialled,
     is_alive,
     manager_name,
     run_info,
@@ -126,11 +127,18 @@ class Cluster:
         pid = supervisor_pid(self.directory)
         if pid:
             raise ClusterError(f"{self.directory}: a system runs here already (pid {pid})")
-        for folder in (self.directory, self.directory / "run" / "managers", self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for added in (self.directory / "run" / "managers").glob("*.conf"):
-            added.unlink()
-        self._write_files()
+        try:
+            for folder in (self.directory, self.directory / "run" / "managers", self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for added in (self.directory / "run" / "managers").glob("*.conf"):
+                added.unlink()
+            self._write_files()
+        except OSError as error:
+            where, why = error.filename or self.directory, error.strerror
+            raise ClusterError(
+                f"{where}: {why}; the state directory must be a folder that can be written "
+                "(--state-dir, state_dir)"
+            ) from error
         self._was_ready = False
         self._log_sizes = {name: len(self._log_text(name)) for name in self.names}
         with (self.logs / "supervisord.out").open("wb") as out:
@@ -212,7 +220,7 @@ class Cluster:
         known = run_info(self.directory, daemon)
         if not known:
             raise ClusterError(f"{daemon} does not run")
-        return str(known["endpoints"][link])
+        return dialled(str(known["endpoints"][link]))
 
     def pid(self, daemon: str) -> int:
         """The process of a daemon; 0 while it is down."""

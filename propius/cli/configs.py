@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from propius.cli.failure import fail
+from propius.cli.options import JsonOption, say
 from propius.config import ConfigError, config_yaml, load_config
 from propius.shell import exit_codes
 
@@ -18,11 +19,13 @@ app = typer.Typer(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE")], as_json: JsonOption = False
+) -> None:
     """Say whether FILE is right; exits 2 with one line that names the key if it is not."""
     _load(file)
     _try_policy(load_config(file).scheduler.policy)
-    typer.echo(f"{file}: right")
+    say(as_json, f"{file}: right", file=str(file), right=True)
 
 
 @app.command()
@@ -30,7 +33,7 @@ def show(
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Over the defaults.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print every key with the value that holds: defaults, FILE, environment variables."""
     values = _load(config)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from propius.cli.options import ConfigOption, JsonOption, StateOption, TimeoutOption, one_line
-from propius.cli.status import run_info
+from propius.cli.status import dialled, run_info
 from propius.config import load_config
 from propius.errors import UsageError
 from propius.job import Operator
@@ -56,13 +58,13 @@ def show(
 ) -> None:
     """Show all that is known of one job."""
     with _operator(config, state_dir, timeout_s) as operator:
-        values: dict[str, Any] = msgspec.to_builtins(operator.show(job))
+        found, attributes = operator.show(job), operator.attributes()
     if as_json:
-        typer.echo(json.dumps(values, indent=2))
+        typer.echo(json.dumps(msgspec.to_builtins(found), indent=2))
         return
     table = Table(box=None, show_header=False)
-    for name, value in values.items():
-        table.add_row(name, str(value))
+    for name, value in readable(found, attributes).items():
+        table.add_row(name, Text(value))
     Console().print(table)
 
 
@@ -109,6 +111,48 @@ def resume(
     typer.echo(json.dumps({"job": job, "paused": False}) if as_json else f"job {job} resumed")
 
 
+def readable(job: JobStatus, attributes: Sequence[str]) -> dict[str, str]:
+    """What is known of a job, for people: names beside numbers, units, and "-" for nothing yet."""
+    wanted = zip(attributes, job.requirement, strict=False)
+    when = datetime.fromtimestamp(job.registered_at_s, UTC).astimezone()
+    rows = {
+        "job": f"{job.job} ({job.name})",
+        "state": _state(job),
+        "requirement": ", ".join(f"{name} ≥ {least:g}" for name, least in wanted if least) or "any",
+        "registered": f"{when:%Y-%m-%d %H:%M:%S}, {seconds(job.age_s)} ago",
+        "rounds done": f"{job.rounds_done}" + (f" of {job.rounds}" if job.rounds else ""),
+        "round": "-",
+        "devices a round": str(job.demand) if job.demand else "-",
+        "devices": f"{job.devices_completed} completed, {job.devices_failed} failed, "
+        f"{job.devices_expired} expired",
+        "scheduling delay": f"{seconds(job.mean_scheduling_delay_s)} (mean)",
+        "response time": f"{seconds(job.mean_response_s)} (mean)",
+        "completion time": seconds(job.jct_s),
+    }
+    if job.round >= 0:
+        rows["round"] = (
+            f"{job.round}, {job.round_state}: {job.allocated} of {job.round_demand} slots"
+        )
+        if job.waiting_s > 0:
+            rows["round"] += f", open for {seconds(job.waiting_s)}"
+    return {name: "-" if value.startswith("- (") else value for name, value in rows.items()}
+
+
+def seconds(value: float) -> str:
+    """A duration; "-" for one that there is not yet (below 0).
+
+    >>> seconds(-1.0), seconds(2.345), seconds(95.0), seconds(7_300.0)
+    ('-', '2.35 s', '95 s', '2 h 01 min')
+    """
+    if value < 0:
+        return "-"
+    if value < 60:
+        return f"{value:.2f} s"
+    if value < 3_600:
+        return f"{value:.0f} s"
+    return f"{value // 3_600:.0f} h {value % 3_600 // 60:02.0f} min"
+
+
 @contextmanager
 def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> Iterator[Operator]:
     """A connection to the job manager of the state directory; what goes wrong is one line."""
@@ -119,9 +163,7 @@ def _operator(config: Path | None, state_dir: Path | None, timeout_s: float) -> 
         endpoint = run_info(directory, "job_manager").get("endpoints", {}).get("jobs")
         host = f"[{here.host}]" if ":" in here.host else here.host
         endpoint = endpoint or f"tcp://{host}:{here.port}"
-        # An address that means all interfaces can be bound, but not dialled.
-        endpoint = endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-        with Operator(endpoint, _key(directory), timeout_s=timeout_s) as operator:
+        with Operator(dialled(endpoint), _key(directory), timeout_s=timeout_s) as operator:
             yield operator
 
 
@@ -141,7 +183,10 @@ def _table(jobs: list[JobStatus]) -> Table:
         "job", "name", "state", "round", "held", "done", "delay s", "response s", box=None
     )
     for job in jobs:
-        rounds = f"{job.rounds_done}/{job.rounds or '?'} {job.round_state}".strip()
+        of = f"/{job.rounds}" if job.rounds else ""  # how many there will be is not always known
+        rounds = f"{job.rounds_done}{of} done"
+        if job.round >= 0:
+            rounds += f", {job.round} {job.round_state}"
         held = f"{job.allocated}/{job.round_demand}" if job.round >= 0 else ""
         delay, response = (
             f"{value:.2f}" if value >= 0 else ""

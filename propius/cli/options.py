@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ def one_line(code: int | None = None) -> Iterator[None]:
         yield
     except PropiusError as error:
         fail(str(error), exit_codes.exit_code_of(error) if code is None else code)
+
+
+def say(as_json: bool, text: str, **facts: object) -> None:
+    """One line for people, or the same facts as one JSON object for programs."""
+    typer.echo(json.dumps(facts) if as_json else text)
 
 
 def state_dir_of(config: Path | None, state_dir: Path | None) -> Path:

@@ -65,6 +65,15 @@ def status(state_dir: Path, name: str) -> DaemonStatus:
     )
 
 
+def dialled(endpoint: str) -> str:
+    """The address under which this machine reaches what is bound to all interfaces.
+
+    >>> dialled("tcp://0.0.0.0:50002")
+    'tcp://127.0.0.1:50002'
+    """
+    return endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
 def run_info(state_dir: Path, name: str) -> dict[str, Any]:
     """A running daemon's run file; {} if it does not run (a killed one leaves its file)."""
     try:

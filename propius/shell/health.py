@@ -60,7 +60,9 @@ class Metrics(Collector):
         self._health = health
         self.registry = CollectorRegistry()
         self.lag_s = self._histogram(
-            "propius_loop_lag_seconds", "how late timers were served", (0.001, 0.01, 0.1, 1, 5)
+            "propius_loop_lag_seconds",
+            "how long after its time a timer was served that the loop waited for",
+            (0.001, 0.01, 0.1, 1, 5),
         )
         self.batch = self._histogram(
             "propius_batch_messages", "messages handled in one turn", (1, 3, 10, 30, 100, 300, 1000)

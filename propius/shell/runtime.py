@@ -77,6 +77,7 @@ class Loop:
         self._drain_until_ns: int | None = None
         self._publish_ns = 0
         self._unseen = True  # something happened since the last publication
+        self._awaited_ns: int | None = None  # the timer that the loop last waited for
         self._complain_ns = 0
         self._complained: dict[str, int] = {}
         self._poller.register(around.wake.fileno(), zmq.POLLIN)
@@ -126,8 +127,9 @@ class Loop:
         """Until the next timer, and register what is worth waking up for."""
         for link in self._links.values():
             self._poller.register(link.raw, self._interest(link))
+        self._awaited_ns = self._core.due_ns()
         dues = [now_ns + TURN_NS, self._publish_ns if self._unseen else None]
-        dues += [self._core.due_ns(), self._around.notifier.due_ns(), self._drain_until_ns]
+        dues += [self._awaited_ns, self._around.notifier.due_ns(), self._drain_until_ns]
         dues += [link.retry_due_ns() for link in self._links.values()]
         until_ns = min(due for due in dues if due is not None)
         return max(0, math.ceil((until_ns - now_ns) / 1e6))
@@ -154,7 +156,9 @@ class Loop:
     def _tick(self, now_ns: int) -> None:
         due_ns = self._core.due_ns()
         if due_ns is not None and due_ns <= now_ns:
-            self._around.metrics.lag_s.observe((now_ns - due_ns) / SECOND_NS)
+            # A time that was set since the loop last waited may lie far back, and nobody was late.
+            late_ns = now_ns - due_ns if due_ns == self._awaited_ns else 0
+            self._around.metrics.lag_s.observe(late_ns / SECOND_NS)
             self._core.tick(now_ns)
 
     # --- effects -----------------------------------------------------------------------------

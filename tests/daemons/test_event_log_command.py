@@ -304,3 +304,18 @@ def test_leases_of_a_job_that_is_tried_again_are_no_violation(tmp_path: Path) ->
     report = check(tmp_path)
     assert report.violations == []
     assert report.counts["changes of back-offs"] == 4
+
+
+def test_kind_that_no_event_has_is_named_with_the_nearest(tmp_path: Path) -> None:
+    """Silence would look like an event that never happened."""
+    write(tmp_path, "job_manager-1", round_opened())
+    done = CliRunner().invoke(app, ["show", str(tmp_path), "--kind", "lease_grant"])
+    assert done.exit_code == 2
+    assert "did you mean lease_granted?" in done.output
+
+
+def test_folder_without_a_log_is_said_so(tmp_path: Path) -> None:
+    """An empty folder has no events to be silent about."""
+    done = CliRunner().invoke(app, ["show", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "no event log here" in done.output

@@ -215,6 +215,34 @@ def test_timer_is_served_without_messages(start: Callable[..., Running]) -> None
     until(lambda: daemon.core.ticks > first + 2)
 
 
+class Late(Toy):
+    """A message sets a timer to a time long ago, as a scheduler that was idle for long does."""
+
+    due: int | None = None
+
+    def on_message(
+        self, now_ns: int, link: str, peer: bytes, header: Header, frames: Frames
+    ) -> None:
+        super().on_message(now_ns, link, peer, header, frames)
+        self.due = now_ns - 40 * SECOND_NS
+
+    def due_ns(self) -> int | None:
+        return self.due
+
+    def tick(self, now_ns: int) -> None:
+        self.due = None
+        self.ticks += 1
+
+
+def test_idle_time_is_no_lag(start: Callable[..., Running]) -> None:
+    """A timer that was set just now, to long ago, was waited for by nobody."""
+    daemon = start(Late())
+    daemon.ask(daemon.peer())
+    until(lambda: daemon.core.ticks)
+    lag_s = daemon.around.metrics.lag_s
+    assert lag_s._sum.get() < 1.0
+
+
 def test_answer_waits_for_its_commit(start: Callable[..., Running]) -> None:
     """While the store fails nothing is answered; when it works again everything is."""
     store = ListStore()
