@@ -301,8 +301,10 @@ class SchedulerCore(Core):
 
     def _plan_due_ns(self) -> int | None:
         """When the next plan is to be made; None: nothing changed, or no jobs are known yet."""
-        if not self.jobs.known or not (self._changed or self._supply_changed):
+        if not self.jobs.known:
             return None
+        if not (self._changed or self._supply_changed):
+            return None if self.plan is None or self._policy_fails else self.plan.again_ns
         if self._planned_ns is None:
             return self._first_plan_ns
         wait_s = self.settings.plan_interval_s if self._changed else self.settings.replan_s

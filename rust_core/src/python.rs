@@ -519,6 +519,12 @@ impl PyPlan {
         self.0.partitions
     }
 
+    /// By when the next plan is to be made though nothing happens, if it matters.
+    #[getter]
+    fn again_ns(&self) -> Option<u64> {
+        self.0.again_ns
+    }
+
     /// The managers that have quotas.
     #[getter]
     fn managers(&self) -> Vec<u32> {

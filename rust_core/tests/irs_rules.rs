@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use _core::RoundKey;
-use _core::policy::{self, GroupView, JobHistory, PolicyView, RoundView, SignatureView};
+use _core::policy::{self, Attempts, GroupView, JobHistory, PolicyView, RoundView, SignatureView};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -117,6 +117,7 @@ fn a_view() -> impl Strategy<Value = PolicyView> {
             demand_estimate: 0,
             place: 0,
             history: JobHistory::default(),
+            attempts: Attempts::default(),
         };
         let group = |old: &usize| GroupView {
             requirement_id: u32::try_from(place(old)).expect("0 to 4"),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use _core::RoundKey;
 use _core::planner::{JobSpec, Plan, Planner, PlannerConfig};
 use _core::policy::{
-    self, GroupView, JobHistory, PolicyOptions, PolicyView, RoundView, SignatureView,
+    self, Attempts, GroupView, JobHistory, PolicyOptions, PolicyView, RoundView, SignatureView,
 };
 use proptest::prelude::*;
 
@@ -61,7 +61,14 @@ fn a_view() -> impl Strategy<Value = PolicyView> {
             let of_it = signatures.iter().filter(|(met, _)| meets(met));
             let supply = of_it.map(|(_, weight)| weigh(*weight)).sum();
             speeds.sort_by(f64::total_cmp);
-            GroupView { requirement_id: id, supply, rate: supply, rate_day: supply / 2.0, speeds }
+            GroupView {
+                requirement_id: id,
+                supply,
+                rate: supply,
+                rate_day: supply / 2.0,
+                speeds,
+                taken: 0.0,
+            }
         };
         let mut groups: Vec<GroupView> = (0..).zip(speeds).map(group).collect();
         groups.sort_by(|a, b| a.supply.total_cmp(&b.supply));
@@ -80,6 +87,7 @@ fn a_view() -> impl Strategy<Value = PolicyView> {
                     demand_estimate: u64::from(remaining),
                     place: u32::try_from(job).unwrap(),
                     history,
+                    attempts: Attempts::default(),
                 }
             };
         let signature = |(met, weight): &(BTreeSet<usize>, u32)| {

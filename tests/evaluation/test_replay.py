@@ -254,7 +254,7 @@ def test_a_policy_of_ones_own_is_replayed_with_its_errors(
         ("random-per-client", {"seed": 4242}),
         ("irs", {"options": {"fairness": 5.0}}),
         ("irs", {"options": {"supply_window_s": 5.0}}),
-        ("venn", {"options": {"tiers": 4.0}}),
+        ("venn", {"options": {"fairness": 5.0}}),
         ("static-partition", {"options": {"partitions": 3.0}}),
     ],
     ids=str,

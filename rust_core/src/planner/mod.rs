@@ -3,6 +3,7 @@
 //! Not here: the rules (see [`crate::policy`]), and what a plan does to clients (see
 //! [`crate::matcher`]).
 
+mod attempts;
 mod plan;
 mod signatures;
 mod speeds;
@@ -15,6 +16,7 @@ use crate::policy::{
 };
 use crate::{Error, Job, Manager, RequirementId, Result, RoundKey, check_vector};
 
+use attempts::JobAttempts;
 use supply::Supply;
 
 use plan::Made;
@@ -78,6 +80,9 @@ fn to_ns(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
+/// What jobs take is counted so often within the window of the supply.
+const TAKEN_COUNTS: u64 = 20;
+
 /// What a job registers with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSpec {
@@ -99,8 +104,7 @@ struct JobState {
     history: JobHistory,
     /// Its one current round, if any.
     round: Option<OpenRound>,
-    /// The last round that had a tier.
-    tiered: Option<u32>,
+    attempts: JobAttempts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +165,11 @@ pub struct Planner {
     /// By place of the requirement (see [`Supply::bit`]), its group in the view.
     group_of: Vec<Option<usize>>,
     tiered_rounds: usize,
+    window_ns: u64,
+    /// When it was last counted what jobs take …
+    taken_ns: Option<u64>,
+    /// … and of the devices that meet the requirement at each place, how many a second.
+    taken: Vec<f64>,
 }
 
 impl Planner {
@@ -191,6 +200,9 @@ impl Planner {
             view: PolicyView { seed, options, ..PolicyView::default() },
             group_of: Vec::new(),
             tiered_rounds: 0,
+            window_ns: config.supply_window_ns,
+            taken_ns: None,
+            taken: Vec::new(),
         })
     }
 
@@ -223,7 +235,12 @@ impl Planner {
         self.requirements.entry(spec.requirement_id).or_insert_with(new).jobs += 1;
         let state = match old {
             Some(old) => JobState { spec, ..old },
-            None => JobState { spec, history: JobHistory::default(), round: None, tiered: None },
+            None => JobState {
+                spec,
+                history: JobHistory::default(),
+                round: None,
+                attempts: JobAttempts::default(),
+            },
         };
         self.jobs.insert(job, state);
         Ok(())
@@ -260,6 +277,8 @@ impl Planner {
         opened_ns: u64,
     ) -> Result<()> {
         let job = self.jobs.get_mut(&key.job).ok_or(Error::UnknownJob(key.job))?;
+        let before = job.round.filter(|before| before.round == key.round);
+        job.attempts.take(allocated.saturating_sub(before.map_or(0, |before| before.allocated)));
         job.round = Some(OpenRound { round: key.round, demand, allocated, opened_ns });
         Ok(())
     }
@@ -267,10 +286,11 @@ impl Planner {
     /// Sets how many slots of the round are allocated. False: it is not the job's current round,
     /// and nothing changed.
     pub fn set_allocated(&mut self, key: RoundKey, allocated: u32) -> bool {
-        let round = self.jobs.get_mut(&key.job).and_then(|job| job.round.as_mut());
-        let Some(round) = round.filter(|round| round.round == key.round) else {
+        let Some(job) = self.jobs.get_mut(&key.job) else { return false };
+        let Some(round) = job.round.as_mut().filter(|round| round.round == key.round) else {
             return false;
         };
+        job.attempts.take(allocated.saturating_sub(round.allocated));
         round.allocated = allocated;
         true
     }
@@ -335,12 +355,13 @@ impl Planner {
     }
 
     fn count_tiers(&mut self, decision: &Decision) {
-        let tiered = decision.tiers.iter().zip(&self.view.rounds);
-        for (_, round) in tiered.filter(|(tier, _)| tier.is_some()) {
+        if !self.policy.uses_speeds() {
+            return;
+        }
+        for (index, round) in self.view.rounds.iter().enumerate() {
+            let tier = decision.tiers.get(index).copied().flatten();
             let job = self.jobs.get_mut(&round.key.job).expect("the view has registered jobs");
-            if job.tiered.replace(round.key.round) != Some(round.key.round) {
-                self.tiered_rounds += 1;
-            }
+            self.tiered_rounds += usize::from(job.attempts.decide(tier));
         }
     }
 
@@ -368,12 +389,16 @@ impl Planner {
 
     /// Brings the view up to date.
     fn look(&mut self, now_ns: u64) {
-        if std::mem::take(&mut self.requirements_changed) {
+        let places_changed = std::mem::take(&mut self.requirements_changed);
+        if places_changed {
             let used = self.requirements.iter().map(|(id, r)| (*id, r.vector.as_slice()));
             self.supply.use_requirements(used);
         }
         self.supply.expire(now_ns);
         let supply_changed = self.supply.refresh(now_ns);
+        if self.policy.uses_speeds() {
+            self.observe_attempts(now_ns, places_changed);
+        }
         let mut view = std::mem::take(&mut self.view);
         view.now_ns = now_ns;
         view.jobs = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
@@ -383,6 +408,29 @@ impl Planner {
             view.signatures = self.supply.views(&self.group_of, view.groups.len());
         }
         self.view = view;
+    }
+
+    /// Judges the attempts that ended, and counts now and then what jobs take.
+    fn observe_attempts(&mut self, now_ns: u64, places_changed: bool) {
+        for job in self.jobs.values_mut() {
+            if let Some(round) = job.round {
+                job.attempts.observe(round, &job.history);
+            }
+        }
+        let passed_ns = now_ns.saturating_sub(*self.taken_ns.get_or_insert(now_ns));
+        let is_due = passed_ns > 0 && passed_ns >= self.window_ns / TAKEN_COUNTS;
+        if !is_due && !places_changed {
+            return;
+        }
+        let mut taken = vec![0.0; self.supply.bits()];
+        for job in self.jobs.values_mut() {
+            if is_due {
+                job.attempts.count_taken(passed_ns as f64 / 1e9, self.window_ns as f64 / 1e9);
+            }
+            taken[self.supply.bit(job.spec.requirement_id)] += job.attempts.seen().taken;
+        }
+        self.taken = self.supply.spread(&taken);
+        self.taken_ns = if is_due { Some(now_ns) } else { self.taken_ns };
     }
 
     /// The rounds that lack devices; each has the place of its requirement for its group.
@@ -405,6 +453,7 @@ impl Planner {
                 demand_estimate: spec.demand_estimate,
                 place,
                 history: state.history,
+                attempts: state.attempts.seen(),
             });
         }
     }
@@ -433,7 +482,8 @@ impl Planner {
             self.group_of[bit] = Some(index);
             let (met, speeds) = (self.supply.met(now_ns, bit), self.supply.speed_classes(bit));
             let (rate, rate_day, speeds) = (met.rate, met.rate_day, speeds.to_vec());
-            view.groups.push(GroupView { requirement_id, supply, rate, rate_day, speeds });
+            let taken = self.taken.get(bit).copied().unwrap_or(0.0);
+            view.groups.push(GroupView { requirement_id, supply, rate, rate_day, speeds, taken });
         }
         for round in &mut view.rounds {
             round.group = self.group_of[round.group].expect("each round is in a group");

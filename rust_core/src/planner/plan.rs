@@ -53,6 +53,8 @@ pub struct Plan {
     pub shuffle: Option<u64>,
     /// A device belongs to one of so many parts and is offered the rounds of its part; 0 = none.
     pub partitions: u32,
+    /// The next plan is to be made by then, though nothing happens; None: nothing is to be changed.
+    pub again_ns: Option<u64>,
     managers: Vec<Manager>,
     /// For each group the weight of each manager in its supply.
     shares: Vec<u64>,
@@ -103,6 +105,7 @@ impl Made {
             groups,
             shuffle: decision.shuffle,
             partitions: decision.partitions,
+            again_ns: decision.again_ns,
             managers: self.managers,
             shares: self.shares,
         }

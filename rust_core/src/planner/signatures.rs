@@ -261,6 +261,22 @@ impl Signatures {
         self.shares[bit * self.managers.len() + manager_slot]
     }
 
+    /// By place, what is taken of those who meet a requirement, if what is taken for each
+    /// requirement comes in equal shares from all who meet it, of the window. If nobody does, it
+    /// comes from nowhere else.
+    pub(super) fn spread(&self, taken: &[f64]) -> Vec<f64> {
+        let share = |(taken, (window, _)): (&f64, &(u64, u64))| taken / (*window).max(1) as f64;
+        let shares: Vec<f64> = taken.iter().zip(&self.sums).map(share).collect();
+        let mut spread = vec![0.0; taken.len()];
+        for signature in self.slab.iter().filter(|signature| signature.specs > 0) {
+            let density: f64 = signature.met.iter().map(|bit| shares[bit]).sum();
+            for bit in signature.met.iter() {
+                spread[bit] += density * signature.window as f64;
+            }
+        }
+        spread
+    }
+
     /// The weights by signature over some requirements alone: `group_of` has their new places.
     pub(super) fn merge(
         &self,

@@ -303,6 +303,12 @@ impl Supply {
         has_changed
     }
 
+    /// What jobs take of the devices that meet each requirement, from what those with each
+    /// requirement take (both by place): they take all that meet theirs alike.
+    pub(super) fn spread(&self, taken: &[f64]) -> Vec<f64> {
+        self.signatures.spread(taken)
+    }
+
     /// The place of a requirement in use in the tables of this module.
     pub(super) fn bit(&self, requirement: RequirementId) -> usize {
         self.signatures.bit(requirement)

@@ -42,8 +42,42 @@ pub struct JobHistory {
     pub rounds_ns: u64,
 }
 
+/// Whether a round has a tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum TierState {
+    /// No plan was made for it yet.
+    #[default]
+    New,
+    /// The last plan gave it this one.
+    Held(Tier),
+    /// The last plan gave it none.
+    Without,
+}
+
+/// What the planner learned of a job's attempts at rounds; only for policies that choose tiers (see
+/// [`Policy::uses_speeds`]), else all 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Attempts {
+    /// The tier of the open round so far.
+    pub state: TierState,
+    /// Rounds that succeeded without a tier …
+    pub rounds: u32,
+    /// … their mean scheduling delay, the last ones counting most …
+    pub delay_s: f64,
+    /// … and their mean response time.
+    pub response_s: f64,
+    /// Rounds with a tier that count, up to a bound …
+    pub tiered: u32,
+    /// … and their mean scheduling delay.
+    pub tiered_delay_s: f64,
+    /// So many rounds are to be made without a tier: it did not pay, or must be compared.
+    pub rest: u32,
+    /// Devices a second that the job took lately.
+    pub taken: f64,
+}
+
 /// An open round as a policy sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundView {
     /// Which round.
     pub key: RoundKey,
@@ -65,6 +99,8 @@ pub struct RoundView {
     pub place: u32,
     /// What the job's earlier rounds came to.
     pub history: JobHistory,
+    /// And its attempts, with the tiers that they had.
+    pub attempts: Attempts,
 }
 
 impl RoundView {
@@ -90,6 +126,9 @@ pub struct GroupView {
     /// first; the first is the slowest speed that counts. Empty: too few devices are known, or the
     /// policy does not use speeds.
     pub speeds: Vec<f64>,
+    /// Devices a second, of those that meet it, that all jobs took lately. 0 if the policy does not
+    /// use speeds.
+    pub taken: f64,
 }
 
 /// The devices of the supply that meet exactly these groups.
@@ -166,6 +205,8 @@ pub struct Decision {
     /// By index into [`PolicyView::rounds`], the part whose devices serve it; empty if there are
     /// no partitions.
     pub parts: Vec<u32>,
+    /// When it decides otherwise though nothing happens: the next plan is made by then.
+    pub again_ns: Option<u64>,
 }
 
 /// A policy failed: it raised, or answered something that is no order of the open rounds.
@@ -277,6 +318,7 @@ pub(crate) mod testing {
             demand_estimate: u64::from(remaining),
             place: 0,
             history: JobHistory::default(),
+            attempts: Attempts::default(),
         }
     }
 

@@ -16,8 +16,8 @@
 //!   `failures.rs`): none does unless the caller says so.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
 //! * **A plan** is made when a round opened, was filled, ended or lost a device, at the end of that
-//!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; and every
-//!   [`SimulatorConfig::replan_s`], when the supply is brought to the planner.
+//!   instant, but not within [`SimulatorConfig::plan_gap_s`] of the last one; when the last one
+//!   said so; and every [`SimulatorConfig::replan_s`], when the supply is brought to the planner.
 //! * **The seed** makes the delays of the tasks' starts, the samples of supply and what the policy
 //!   draws; never the trace, nor the jobs. Times are nanoseconds; at the same time, events come in
 //!   the order in which they were scheduled, and then the sessions that begin, in the order of the
@@ -647,6 +647,9 @@ impl<'a> Driver<'a> {
         self.tell_planner()?;
         let plan = self.planner.plan(now_ns)?;
         self.tally.plans += 1;
+        if let Some(again_ns) = plan.again_ns.filter(|again_ns| *again_ns > now_ns) {
+            self.heap.push(again_ns, Event::Plan);
+        }
         let rounds = plan.groups.iter().flat_map(|group| &group.rounds);
         for round in rounds.filter(|round| round.tier.is_some()) {
             let job = job_of(round.key, self.first_job) as usize;

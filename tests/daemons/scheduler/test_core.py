@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
+
 from propius.messages import (
     Beat,
     Error,
     ErrorCode,
     Header,
+    JobHistory,
     JobsReceived,
     JobState,
     ManagerJoined,
@@ -230,6 +233,31 @@ def test_nothing_changed_means_no_plan() -> None:
     world.driver.take(Plan)
     world.live(5.0)
     assert world.driver.take(Plan) == []
+
+
+def test_tier_is_dropped_in_time_though_nothing_happens() -> None:
+    """The third round of a job waits for fast devices, for no longer than they could save."""
+    world = World(policy="venn")
+    speeds = [float(speed) for speed in range(1, 41)]
+    supply = SupplyBucket(world.driver.now_ns, len(speeds), [4.0, 4.0] * len(speeds), speeds)
+    for number in range(3):
+        past = JobHistory(number, 5 * number, SECOND, 10 * SECOND, 11 * SECOND * number)
+        state = msgspec.structs.replace(
+            job(1, round=number), history=past, opened_ns=world.driver.now_ns
+        )
+        if number:
+            world.events(state, first=10 + number)
+        else:
+            world.snapshot(state)
+            world.managers[0].say(Supply(seq=1, buckets=[supply]))
+        world.live(1.25)
+    tiers = [
+        p.tier for plan in world.driver.take(Plan) for group in plan.groups for p in group.rounds
+    ]
+    # Of 40 devices in some 3 s: 10 / 6 + 10 * 9 / 25 s, and of the fastest 10 / 3 + 10 * 9 / 31.
+    assert tiers[-1] == (21.0, None)
+    world.live(20.0)
+    assert [p.tier for p in world.plan().groups[0].rounds] == [None]
 
 
 # --- managers ------------------------------------------------------------------------------------

@@ -25,8 +25,12 @@ def a_planner(policy: str) -> Planner:
     planner.add_supply(1, 0, 640, specs, [float(1 + i) for i in range(64)])
     for job in range(12):
         planner.put_job(job, job % 4, [float(job % 2), float(job // 2 % 2)], job, 9, 5)
-        planner.open_round(job, 3, 5 + job * 7 % 9, allocated=0, opened_ns=job)
-        planner.set_history(job, 3, 30 * job, S, 1_000 * S, 3_000 * S)
+    for number in range(4):
+        for job in range(12):
+            planner.set_history(job, number, 10 * job * number, S, 1_000 * S, 1_001 * S * number)
+            planner.open_round(job, number, 5 + job * 7 % 9, allocated=0, opened_ns=job)
+        if number < 3:
+            planner.plan(number * S)
     return planner
 
 
