@@ -229,7 +229,7 @@ mod tests {
         job.play(false, 10, Some(90));
         job.play(true, 10, Some(40));
         job.play(true, 10, Some(40));
-        assert_eq!(job.play(true, 300, None).rest, 4, "(50 + 50 + 400) / 3 is above 97");
+        assert_eq!(job.play(true, 150, None).rest, 4, "(50 + 50 + 250) / 3 is above 97");
     }
 
     #[test]

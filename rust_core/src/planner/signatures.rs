@@ -327,3 +327,28 @@ fn place<T>(slab: &mut Vec<T>, free: &mut Vec<u32>, thing: T) -> u32 {
     slab.push(thing);
     u32::try_from(slab.len() - 1).expect("samples are bounded")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four devices meet A, and one of them B as well. A's jobs take 4 a second, one of each device;
+    /// B's take 1, of the one. So of A's devices 5 are taken, and of B's 2.
+    #[test]
+    fn what_is_taken_comes_in_equal_shares_from_all_who_meet_it() {
+        let mut signatures = Signatures::new(2);
+        let (a, b) = ([1.0, 0.0], [1.0, 1.0]);
+        signatures.use_requirements([(7, a.as_slice()), (8, b.as_slice())].into_iter());
+        let manager = signatures.manager_slot(0);
+        for (vector, devices) in [([1.0, 0.0], 3), ([1.0, 1.0], 1), ([0.0, 9.0], 50)] {
+            let spec = signatures.spec(&vector);
+            signatures.hold(spec);
+            signatures.add(spec, manager, devices * UNIT);
+        }
+        signatures.sum_up();
+        let mut taken = [0.0; 2];
+        (taken[signatures.bit(7)], taken[signatures.bit(8)]) = (4.0, 1.0);
+        let spread = signatures.spread(&taken);
+        assert_eq!((spread[signatures.bit(7)], spread[signatures.bit(8)]), (5.0, 2.0));
+    }
+}
