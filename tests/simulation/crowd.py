@@ -24,7 +24,7 @@ STRONG: Final = 6
 MARKER: Final = b"\xd5\x1a\x7e\xc0\xde\x99"  # low bytes of every private value
 PRIVATE_NAME: Final = "private_marker"  # an attribute that only devices know of
 _REQUIREMENTS: Final[tuple[dict[str, float], ...]] = (
-    {}, {"ram": 4.0}, {"cpu_f": 10.0}, {"cpu_f": 10.0, "ram": 8.0}, {"ram": 99.0},
+    {}, {"ram": 4.0}, {"cpu_f": 10.0}, {"cpu_f": 10.0, "ram": 8.0}, {"ram": 16.0},
 )  # fmt: skip
 
 
