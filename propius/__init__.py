@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BusyError,
         CheckInAgainError,
         ConflictError,
+        DeviceIdInUseError,
         InvalidStateError,
         InvalidValueError,
         PropiusError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         UnknownJobError,
         UsageError,
     )
-    from propius.identity import device_id
+    from propius.identity import device_id, ephemeral_id
     from propius.job import Job, Operator
     from propius.messages import JobStatus, Offer, Outcome, RoundStatus, Task
     from propius.tokens import Lease
@@ -54,6 +55,7 @@ __all__ = [
     "Client",
     "ConflictError",
     "Connection",
+    "DeviceIdInUseError",
     "InvalidStateError",
     "InvalidValueError",
     "Job",
@@ -77,6 +79,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "device_id",
+    "ephemeral_id",
 ]
 
 _MODULES = {
@@ -84,7 +87,7 @@ _MODULES = {
     "propius.aio_connection": ("AsyncConnection",),
     "propius.client": ("Assignment", "Client", "SyncAssignment"),
     "propius.connection": ("Connection",),
-    "propius.identity": ("device_id",),
+    "propius.identity": ("device_id", "ephemeral_id"),
     "propius.job": ("Job", "Operator"),
     "propius.messages": ("JobStatus", "Offer", "Outcome", "RoundStatus", "Task"),
     "propius.tokens": ("Lease",),

@@ -17,6 +17,7 @@ from propius.client import Assignment, Device, TaskRef, outcome_of, own_rule, to
 from propius.client_session import ClientSession, Select, to_outcome
 from propius.connection import check_route, fresh_dice
 from propius.errors import PropiusError
+from propius.identity import Hold
 from propius.identity import device_id as kept_device_id
 from propius.job import JobIdentity
 from propius.job_session import JobSession, JobTerms
@@ -234,6 +235,8 @@ class AsyncClient(Device):
             spec=dict(spec),
             option=option,
         )
+        # Last, so that no client that could not be made holds it.
+        self._hold = Hold() if device_id is None else None
 
     async def check_in(self, wait_s: float = 30.0) -> Offer:
         """Say that the device is free, and wait for an offer; it is empty after ``wait_s``."""
@@ -265,9 +268,12 @@ class AsyncClient(Device):
         return None if message is None else AsyncAssignment(self, message)
 
     async def close(self) -> None:
-        """Close the connection, unless it was shared."""
-        if self._owned:
-            await self._connection.close()
+        """Close the connection, unless it was shared, and let go of the kept device id."""
+        try:
+            if self._owned:
+                await self._connection.close()
+        finally:
+            self._free_id()
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ from propius import messages
 from propius.client_session import ClientSession, Select, suits, to_outcome
 from propius.connection import Connection, check_route, fresh_dice
 from propius.errors import PropiusError
+from propius.identity import Hold
 from propius.identity import device_id as kept_device_id
 from propius.messages import Offer, Outcome, Task
 from propius.session import check_values
@@ -89,11 +90,16 @@ class Device:
     """What :class:`Client` and :class:`propius.AsyncClient` know without asking anybody."""
 
     _session: ClientSession
+    _hold: Hold | None
 
     @property
     def device_id(self) -> str:
         """The id that this device goes by."""
         return self._session.sender
+
+    def _free_id(self) -> None:
+        if self._hold is not None:
+            self._hold.release()
 
 
 class Client(Device):
@@ -102,8 +108,11 @@ class Client(Device):
     ``spec`` are its public attributes (missing ones are 0) and ``option`` its speed score (larger
     is faster). ``private_spec`` never leaves the device: it is compared here with the private
     constraints of the offered tasks, and only the choice is sent. ``select`` replaces that rule: it
-    gets the offered tasks and returns those to try, in order. ``device_id`` is
-    :func:`propius.device_id` unless given.
+    gets the offered tasks and returns those to try, in order.
+
+    ``device_id`` is :func:`propius.device_id` unless given. Only one client at a time may go by
+    that kept id: until it is closed, the next raises DeviceIdInUseError. Further devices on one
+    machine need an id each, such as :func:`propius.ephemeral_id`.
     """
 
     def __init__(
@@ -131,6 +140,8 @@ class Client(Device):
             spec=dict(spec),
             option=option,
         )
+        # Last, so that no client that could not be made holds it.
+        self._hold = Hold() if device_id is None else None
 
     def check_in(self, wait_s: float = 30.0) -> Offer:
         """Say that the device is free, and wait for an offer; it is empty after ``wait_s``."""
@@ -173,9 +184,12 @@ class Client(Device):
         return None if message is None else SyncAssignment(self, message)
 
     def close(self) -> None:
-        """Close the connection, unless it was shared."""
-        if self._owned:
-            self._connection.close()
+        """Close the connection, unless it was shared, and let go of the kept device id."""
+        try:
+            if self._owned:
+                self._connection.close()
+        finally:
+            self._free_id()
 
     def __enter__(self) -> Self:
         return self

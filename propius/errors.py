@@ -5,6 +5,7 @@
     PropiusError
     ├── UsageError              you called the SDK in a way that cannot work
     │   ├── InvalidValueError   a value that no server would accept (NaN, wrong length, 50 MB …)
+    │   ├── DeviceIdInUseError  another running client goes by the device id kept on this machine
     │   └── SessionClosedError  the object was closed, or never connected
     ├── TransportError          the network, or nobody at the other end
     │   └── RequestTimeoutError no answer within the time-out, after all retries
@@ -31,6 +32,7 @@ __all__ = [
     "BusyError",
     "CheckInAgainError",
     "ConflictError",
+    "DeviceIdInUseError",
     "InvalidStateError",
     "InvalidValueError",
     "PropiusError",
@@ -56,6 +58,10 @@ class UsageError(PropiusError):
 
 class InvalidValueError(UsageError, ValueError):
     """A value that no server would accept; the SDK refuses to send it."""
+
+
+class DeviceIdInUseError(UsageError):
+    """Another running client goes by the kept device id: each needs its own."""
 
 
 class SessionClosedError(UsageError):
