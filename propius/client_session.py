@@ -42,7 +42,7 @@ _TRY_NEXT: Final = frozenset(
     for code in (
         ErrorCode.ROUND_FULL, ErrorCode.ROUND_CLOSED, ErrorCode.NOT_OFFERED,
         ErrorCode.UNKNOWN_JOB, ErrorCode.LIMIT, ErrorCode.BUSY, ErrorCode.NOT_READY,
-        ErrorCode.CHECK_IN_AGAIN, ErrorCode.JOB_BACKS_OFF,
+        ErrorCode.CHECK_IN_AGAIN, ErrorCode.JOB_BACKS_OFF, ErrorCode.TOO_SOON,
     )
 )  # fmt: skip
 _PAUSE_MIN_S: Final = 0.05

@@ -149,6 +149,8 @@ class JobManagerConfig(_Section):
     backoff_max_s: Positive
     backoff_probes: Limit
     backoffs_max: Limit
+    device_pause_first_s: Positive
+    device_pause_max_s: Positive
 
 
 class SchedulerConfig(_Section):

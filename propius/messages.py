@@ -100,6 +100,7 @@ class ErrorCode(enum.StrEnum):
     ROUND_FULL = "round_full"
     ROUND_CLOSED = "round_closed"
     JOB_BACKS_OFF = "job_backs_off"  # all its last devices failed: nobody is sent there now
+    TOO_SOON = "too_soon"  # this job has just failed this device
     DEVICE_BUSY = "device_busy"  # holds another lease
     STALE_TOKEN = "stale_token"  # the lease is over, or was never this device's
     LIMIT = "limit"  # a table of the server is full (jobs, waiting clients)

@@ -19,6 +19,8 @@ row the job is paused, and its reason says why.
 **Invariant:** while a job is waiting it gets no lease; while it is probing, no more than allowed.
 All of it is in the job's record, so it is as it was after a restart.
 
+The device of a lease that failed or expired is not sent to the job again at once (``pauses.py``).
+
 Not here: the states and their transitions (``states.py``), refusing a claim (``claims.py``).
 """
 
@@ -60,12 +62,17 @@ def count_grant(book: Book, job: Job) -> None:
 def judge(book: Book, now_ns: int, job: Job, round_: Round, lease: Lease, outcome: Outcome) -> None:
     """A lease of the job ended: what follows for the job. The job is stored by the caller."""
     if outcome is Outcome.COMPLETED:
+        book.pauses.completed(lease.device_id, job.job)
         book.completed_ns = now_ns
         job.failures = 0
         if job.backoff is not BackOff.NONE:
             _end(book, job, "completed", "a device completed its task")
         return
-    if job.state not in JOB_LIVE or not _counts(book, round_, lease, outcome):
+    if job.state not in JOB_LIVE or _came_late(round_):
+        return
+    if outcome is not Outcome.CANCELLED:
+        book.pauses.failed(now_ns, lease.device_id, job.job)
+    if outcome in _RAN_OUT and book.completed_ns < lease.deadline_ns - _ns(lease.lease_s):
         return
     if job.backoff is BackOff.PROBING and lease.lease >= job.probes_from:
         job.failures += 1
@@ -87,7 +94,7 @@ def time_over(book: Book, now_ns: int, job: Job) -> None:
         job.probes_from = book.meta.next_lease
     else:  # what was allowed and not used is not added up
         job.probes = max(0, job.probes - settings.backoff_probes)
-    _enter(book, job, "time_over", now_ns + int(settings.backoff_max_s * SECOND_NS), job.reason)
+    _enter(book, job, "time_over", now_ns + _ns(settings.backoff_max_s), job.reason)
 
 
 def resume(book: Book, job: Job) -> None:
@@ -100,12 +107,9 @@ def resume(book: Book, job: Job) -> None:
     book.changes.put(job)
 
 
-def _counts(book: Book, round_: Round, lease: Lease, outcome: Outcome) -> bool:
-    """Whether this bad end is held against the job."""
-    if round_.state not in ROUND_LIVE and round_.completed:
-        return False
-    granted_ns = lease.deadline_ns - int(lease.lease_s * SECOND_NS)
-    return outcome not in _RAN_OUT or book.completed_ns >= granted_ns
+def _came_late(round_: Round) -> bool:
+    """Others were in time."""
+    return round_.state not in ROUND_LIVE and round_.completed > 0
 
 
 def _all_failed(book: Book, now_ns: int, job: Job, outcome: Outcome) -> None:
@@ -124,7 +128,7 @@ def _all_failed(book: Book, now_ns: int, job: Job, outcome: Outcome) -> None:
     job.backoffs += 1
     job.failures = 0
     reason = f"{why}; back-off {job.backoffs} of {settings.backoffs_max}"
-    _enter(book, job, "all_failed", now_ns + int(wait_s * SECOND_NS), reason, wait_s)
+    _enter(book, job, "all_failed", now_ns + _ns(wait_s), reason, wait_s)
 
 
 def _end(book: Book, job: Job, event: str, why: str) -> None:
@@ -159,3 +163,7 @@ def _enter(
             reason=reason,
         )
     )
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * SECOND_NS)

@@ -14,6 +14,7 @@ from typing import Final
 
 from daemons.job_manager.answers import DeviceAnswers, Sessions
 from daemons.job_manager.deadlines import Deadlines
+from daemons.job_manager.pauses import Pauses
 from daemons.job_manager.records import (
     NEVER,
     Changes,
@@ -65,6 +66,11 @@ class Book:
         self.sessions = Sessions(self.changes)
         self.device_answers = DeviceAnswers(
             self.changes, int(settings.answer_horizon_s * SECOND_NS), settings.device_answers_max
+        )
+        self.pauses = Pauses(
+            first_ns=int(settings.device_pause_first_s * SECOND_NS),
+            longest_ns=int(settings.device_pause_max_s * SECOND_NS),
+            pauses_max=settings.device_pauses_max,
         )
         self.not_before_ns = now_ns  # leases and jobs are declared dead from here on
         self.clock = Clock(saved_ns=now_ns)

@@ -37,6 +37,8 @@ def decide_claim(book: Book, now_ns: int, manager: int, claim: Claim) -> ClaimRe
         return refused_claim(claim, why)
     round_ = book.rounds.get((claim.job, claim.round))
     why = _refusal(book, claim, round_)
+    if not why and book.pauses.left_ns(now_ns, claim.device_id, claim.job):
+        why = ErrorCode.TOO_SOON
     if why or round_ is None:
         result = refused_claim(claim, why)
     else:

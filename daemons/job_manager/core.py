@@ -215,6 +215,7 @@ class JobManagerCore(Core):
             "rounds_kept": len(book.rounds),
             "leases_held": len(book.leases),
             "jobs_backing_off": len(book.backoff_due),
+            "device_pauses_remembered": len(book.pauses),
             "watches_held": len(self.watches),
             "sessions_remembered": len(book.sessions),
             "device_answers_remembered": len(book.device_answers),

@@ -30,6 +30,9 @@ class JobManagerSettings:
     backoff_max_s: float = 300.0  # … and at most this long
     backoff_probes: int = 3  # devices that are sent when a back-off is over
     backoffs_max: int = 12  # in a row, until the job is paused
+    device_pause_first_s: float = 2.0  # a device that a job failed is not sent there for so long …
+    device_pause_max_s: float = 300.0  # … twice as long after each next failure, at most this
+    device_pauses_max: int = 200_000  # remembered, one a device and job
     answer_horizon_s: float = 120.0  # how long a device may repeat a request
     device_answers_max: int = 200_000  # remembered answers, one a device
     staged_max: int = 50_000  # answers that wait for the store before new requests get `busy`

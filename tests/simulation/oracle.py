@@ -279,7 +279,7 @@ class Oracle:
 
     def logged(self, time_ns: int, event: Message) -> None:
         """The job manager wrote an event about what happened at this (virtual) time."""
-        self.patience.logged(event)
+        self.patience.logged(time_ns, event)
         if isinstance(event, LeaseEnded):
             self._lease_ends[event.lease] += 1
             check(self._lease_ends[event.lease] == 1, "a lease ended twice", event)

@@ -2,6 +2,7 @@
 
 The leases' ends alone say how many devices of a job failed in a row; a job manager that was
 started again may have ended leases without a word, so that its own count is believed once, then.
+Nor is a device sent at once to what has just failed it.
 
 Not here: what a back-off does to the neighbours (:mod:`tests.simulation.neighbours`).
 """
@@ -14,9 +15,17 @@ from collections.abc import Iterable
 from daemons.job_manager.core import JobManagerCore
 from daemons.job_manager.records import Job
 from daemons.job_manager.settings import JobManagerSettings
-from propius.messages import BackOffChanged, LeaseEnded, LeaseGranted, Message, Outcome
+from propius.messages import (
+    BackOffChanged,
+    LeaseEnded,
+    LeaseGranted,
+    Message,
+    Outcome,
+    RoundChanged,
+    RoundOpened,
+)
 from tests.simulation.clock import SECOND_NS
-from tests.simulation.durable import check
+from tests.simulation.durable import LIVE_ROUND_STATES, RoundRef, check
 
 SLACK_NS = SECOND_NS // 10
 
@@ -29,12 +38,16 @@ class Patience:
         self._allowed: dict[int, int] = {}  # job that backs off -> leases that it may still get
         self._backoffs: Counter[int] = Counter()  # in a row
         self._failed: Counter[int] = Counter()  # leases in a row, at most
+        self._live: set[RoundRef] = set()  # rounds that were opened in this life and go on
+        self._paused_ns: dict[tuple[str, int], int] = {}  # (device, job) -> at least until
 
     def started(self, jobs: Iterable[Job], settings: JobManagerSettings) -> None:
         """A job manager begins with these records."""
         self.settings = settings
         self._allowed.clear()
         self._backoffs.clear()
+        self._live.clear()
+        self._paused_ns.clear()
         for job in jobs:
             self._backoffs[job.job] = job.backoffs
             self._failed[job.job] = max(self._failed[job.job], job.failures)
@@ -49,8 +62,9 @@ class Patience:
         if due_ns is not None:
             check(due_ns > now_ns - SLACK_NS, "a back-off does not end", due_ns)
 
-    def logged(self, event: Message) -> None:
-        """The job manager wrote this event."""
+    def logged(self, time_ns: int, event: Message) -> None:
+        """The job manager wrote this event about what happened at this (virtual) time."""
+        self._devices(time_ns, event)
         match event:
             case LeaseGranted(job=job) if job in self._allowed:
                 self._allowed[job] -= 1
@@ -61,6 +75,23 @@ class Patience:
                 self._failed[job] += 1
             case BackOffChanged():
                 self._changed(event)
+
+    def _devices(self, time_ns: int, event: Message) -> None:
+        """No device is sent again at once to a job that failed it in a round that goes on."""
+        match event:
+            case RoundOpened(job=job, round=number):
+                self._live.add((job, number))
+            case RoundChanged(job=job, round=number, state=state):
+                if state not in LIVE_ROUND_STATES:
+                    self._live.discard((job, number))
+            case LeaseGranted(device_id=device, job=job):
+                until_ns = self._paused_ns.get((device, job), 0)
+                check(time_ns >= until_ns, "sent again at once to what failed it", event)
+            case LeaseEnded(device_id=device, job=job, round=number, outcome=outcome):
+                self._paused_ns.pop((device, job), None)
+                if outcome is not Outcome.COMPLETED and (job, number) in self._live:
+                    first_ns = int(self.settings.device_pause_first_s * SECOND_NS)
+                    self._paused_ns[device, job] = time_ns + first_ns
 
     def _changed(self, event: BackOffChanged) -> None:
         self.seen[event.state] += 1

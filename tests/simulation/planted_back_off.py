@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemons.job_manager import backoff, claims, core, recovery, rounds, timers
+from daemons.job_manager import backoff, claims, core, pauses, recovery, rounds, timers
 from daemons.job_manager.book import Book
 from daemons.job_manager.records import NEVER, Job
 from daemons.job_manager.states import BackOff
@@ -77,3 +77,9 @@ def back_off_that_does_not_grow(plant: pytest.MonkeyPatch) -> None:
         right(book, job, event, until_ns, reason, first_s if wait_s else 0.0)
 
     plant.setattr(backoff, "_enter", enter)
+
+
+@bug(found_by="sent again at once", seed=1)
+def device_sent_again_to_what_failed_it(plant: pytest.MonkeyPatch) -> None:
+    """Failures of a device are not remembered."""
+    plant.setattr(pauses.Pauses, "failed", lambda *_: None)

@@ -68,6 +68,8 @@ class Rig:
     """One job manager and everything around it."""
 
     def __init__(self, **settings: Any) -> None:
+        # Devices fail and come back at once in most tests; that is for test_backoff.py.
+        settings = {"device_pause_first_s": 0.0} | settings
         self.settings = JobManagerSettings(schema=SCHEMA, package_version="1", **settings)
         self.store = MemoryStore()
         self.now_ns = START_NS

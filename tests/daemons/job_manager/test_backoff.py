@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from daemons.job_manager.backoff import WORKING_SHARE
+from daemons.job_manager.pauses import Pauses
 from daemons.job_manager.queries import job_status, round_status
 from daemons.job_manager.settings import JobManagerSettings
 from daemons.job_manager.states import BackOff, JobState
@@ -15,6 +16,7 @@ from propius.core import SECOND_NS
 from propius.messages import (
     BackOffChanged,
     Beat,
+    ClaimResult,
     CompleteJob,
     EndRequest,
     ErrorCode,
@@ -363,3 +365,58 @@ def test_the_first_waits_follow_from_the_settings() -> None:
     ]
     assert sum(waits) == 2115.0
     assert DEFAULTS.backoff_after + DEFAULTS.backoffs_max * DEFAULTS.backoff_probes == 52
+
+
+def test_a_device_is_not_sent_again_at_once_to_what_failed_it() -> None:
+    """The pause is of the device and the job, over all rounds; it doubles, and ends at the cap."""
+    rig = Rig(device_pause_first_s=2.0, device_pause_max_s=6.0)
+    failing, other = JobServer.registered(rig, "failing"), JobServer.registered(rig, "other")
+    request = 0
+
+    def claim(who: int, job: int, round_: int) -> ClaimResult:
+        nonlocal request
+        request += 1
+        return rig.claim(who, job, round_, request=request)
+
+    for round_, pause_s in enumerate([2.0, 4.0, 6.0, 6.0]):
+        failing.start(3)
+        token = claim(1, 1, round_).token
+        request += 1
+        rig.report(1, 1, token, Outcome.FAILED, round_, request=request)
+        rig.advance(pause_s - 0.001)
+        assert claim(1, 1, round_).error == ErrorCode.TOO_SOON
+        rig.advance(0.001)
+        failing.do(EndRequest, round=round_)
+    other.start(3)
+    assert claim(1, 2, 0).error == ""
+    failing.start(3)
+    assert claim(2, 1, 4).error == ""
+
+
+@pytest.mark.parametrize("lasts_s", [5.0, 60.0])
+def test_a_lease_that_runs_out_and_a_completed_task_count_too(lasts_s: float) -> None:
+    """A device that vanished with a lease has its pause; a completed task begins it anew."""
+    rig = Rig(lease_grace_s=0.1, device_pause_first_s=4.0)
+    server = JobServer.registered(rig)
+    server.start(3, lease_s=lasts_s)
+    token = rig.claim(1, 1).token
+    if lasts_s == 60.0:
+        rig.report(1, 1, token, request=2)
+        assert rig.claim(1, 1, request=3).error == ""
+        return
+    rig.advance(lasts_s)
+    assert rig.claim(1, 1, request=3).error == ErrorCode.TOO_SOON
+    rig.advance(4.0)
+    assert rig.claim(1, 1, request=4).error == ""
+
+
+def test_pauses_are_remembered_up_to_a_number() -> None:
+    """The oldest gives way, and what is long over is forgotten."""
+    pauses = Pauses(first_ns=10, longest_ns=100, pauses_max=2)
+    for number in range(3):
+        pauses.failed(number, f"device-{number}", 1)
+    assert len(pauses) == 2
+    assert pauses.left_ns(5, "device-0", 1) == 0
+    assert pauses.left_ns(5, "device-2", 1) == 7
+    pauses.failed(200, "device-9", 1)
+    assert len(pauses) == 1
