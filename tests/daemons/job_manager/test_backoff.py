@@ -210,6 +210,7 @@ def test_late_comers_of_a_round_that_succeeded_do_not_count(rig: Rig) -> None:
         rig.report(who, 1, token, Outcome.COMPLETED if number < 2 else Outcome.FAILED)
     assert rig.job().state is JobState.IDLE
     assert (rig.job().failures, rig.round().failed) == (0, 8)
+    assert states(rig) == []
 
 
 @pytest.mark.parametrize("others_complete", [True, False])
