@@ -21,6 +21,7 @@ __all__ = [
     "Planner",
     "PlayedRounds",
     "PolicyError",
+    "SimulationStalled",
     "SimulationStopped",
     "Trace",
     "TraceError",
@@ -44,6 +45,7 @@ class PolicyError(EngineError): ...
 class InvariantBroken(EngineError): ...
 class TraceError(EngineError): ...
 class JobsError(EngineError): ...
+class SimulationStalled(EngineError): ...
 class SimulationStopped(EngineError): ...
 
 @final
@@ -250,6 +252,7 @@ def simulate(
     record: bool = False,
     owners: Buffer | None = None,
     failures: tuple[float, float, float] | None = None,
+    stalled_s: float | None = None,
 ) -> dict[str, Any]:
     """Run one policy with one seed.
 
@@ -270,6 +273,9 @@ def simulate(
 
     ``failures``: how often devices fail in an hour of work by crash, battery and user; see
     ``task_failure``. The result's ``failures`` counts them by cause; ``failed`` has them too.
+
+    With ``stalled_s`` the run raises ``SimulationStalled`` when jobs wait and no round of any job
+    has succeeded for so many seconds of virtual time.
 
     A job may have ``steps``: a device whose session ends first does as many of so many equal parts
     of the ``workload`` as fit, at least one, where it would else leave before its task is done.

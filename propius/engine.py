@@ -26,6 +26,7 @@ changed nothing, but `MatcherFull` comes after the check-in was counted as suppl
     ├── DeviceClaiming          the device's last claim is not decided yet
     ├── TraceError              a trace is wrong: file and line
     ├── JobsError               a job list is wrong: the number of the job
+    ├── SimulationStalled       no round has succeeded for ``stalled_s``
     ├── SimulationStopped       the caller's `progress` said False
     ├── PolicyError             the policy failed; live, the last plan stays
     └── InvariantBroken         a bug, found by Matcher.check()
@@ -66,6 +67,7 @@ try:
         Planner,
         PlayedRounds,
         PolicyError,
+        SimulationStalled,
         SimulationStopped,
         Trace,
         TraceError,
@@ -96,6 +98,7 @@ __all__ = [
     "Planner",
     "PlayedRounds",
     "PolicyError",
+    "SimulationStalled",
     "SimulationStopped",
     "SupplyBucket",
     "Task",

@@ -19,14 +19,17 @@ from evaluation.simulator.grid import Grid
 from evaluation.simulator.grid import Progress as Told
 from evaluation.simulator.workloads import SCALES, WORKLOADS, JobList, Scale
 from propius.cli.failure import fail
-from propius.engine import POLICIES, EngineError, Trace
+from propius.engine import POLICIES, EngineError, SimulationStalled, Trace
 from propius.errors import PropiusError
 
 __all__ = ["check_out", "load_trace", "parse_options", "parse_scale", "parse_seeds",
-           "parse_semantics", "refusals", "rounds_bar", "steps_bar", "wide_console"]  # fmt: skip
+           "parse_semantics", "refusals", "rounds_bar", "stalled_s", "steps_bar",
+           "wide_console"]  # fmt: skip
 
 SEMANTICS: Final = ("propius", "venn-reference")
 SEEDS_MAX: Final = 10_000
+STALLED_DAYS: Final = 30.0
+DAY_S: Final = 86_400.0
 TABLE_WIDTH: Final = 150
 """Of a table that goes to a file or a pipe."""
 
@@ -73,6 +76,15 @@ TasksOption: TypeAlias = Annotated[
         "0: as many as it can. FL platforms spare their devices' owners: 1.",
     ),
 ]
+StalledOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=100_000,
+        help="Give up when jobs wait and no round of any has succeeded for so many virtual days; "
+        "0: never.",
+    ),
+]
 ScaleOption: TypeAlias = Annotated[
     str, typer.Option(help="Of a named workload: small (a tenth) or full (as published).")
 ]
@@ -93,6 +105,8 @@ def refusals() -> Iterator[None]:
     """Say what was refused in one line, and end with exit code 1."""
     try:
         yield
+    except SimulationStalled as error:
+        fail(f"{error}: give them more devices or time (deadline_s), or raise --stalled-days")
     except (PropiusError, EngineError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -167,6 +181,11 @@ def parse_semantics(text: str) -> str:
     if text not in SEMANTICS:
         raise PropiusError(f"--semantics {text}: one of {', '.join(SEMANTICS)}")
     return text
+
+
+def stalled_s(days: float) -> float | None:
+    """The seconds of --stalled-days; None for 0."""
+    return None if days == 0 else days * DAY_S
 
 
 def check_out(path: Path | None) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from evaluation.files import replacing
 from evaluation.simulator.arguments import (
+    STALLED_DAYS,
     BaseOption,
     JobsOption,
     NumberOption,
@@ -18,6 +19,7 @@ from evaluation.simulator.arguments import (
     ScaleOption,
     SeedsOption,
     SemanticsOption,
+    StalledOption,
     TasksOption,
     TraceOption,
     check_out,
@@ -28,6 +30,7 @@ from evaluation.simulator.arguments import (
     parse_semantics,
     refusals,
     rounds_bar,
+    stalled_s,
     wide_console,
 )
 from evaluation.simulator.grid import TASKS_PER_SESSION, Grid, run_grid
@@ -52,6 +55,7 @@ def simulate(
     repeat: RepeatOption = 0,
     tasks_per_session: TasksOption = TASKS_PER_SESSION,
     scale: ScaleOption = "small",
+    stalled_days: StalledOption = STALLED_DAYS,
     option: NumberOption = None,
     base: BaseOption = "",
     as_json_: JsonOption = False,
@@ -79,6 +83,7 @@ def simulate(
             repeat=repeat or None,
             policy_options=parse_options(option or []),
             tasks_per_session=tasks_per_session,
+            stalled_s=stalled_s(stalled_days),
         )
         trace = load_trace(clients, listed)
         with rounds_bar(grid, quiet=as_json_) as told:

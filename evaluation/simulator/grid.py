@@ -42,6 +42,8 @@ class Grid:
     policy_options: Mapping[str, float] = field(default_factory=dict)
     tasks_per_session: int = TASKS_PER_SESSION
     """Of a device, under ``propius`` semantics; 0: as many as its session has room for."""
+    stalled_s: float | None = None
+    """A run in which no round succeeds for so long, in virtual time, fails; None: never."""
     rules: Sequence[str] = ()
     """Under ``venn-reference``: those of the reference's rules that are replaced by ours."""
 
@@ -86,6 +88,7 @@ def run_grid(
             seed=seed,
             semantics=grid.semantics,
             repeat=grid.repeat,
+            stalled_s=grid.stalled_s,
             progress=told,
             rules=list(grid.rules),
             **sessions,

@@ -111,11 +111,12 @@ def reproduce(
     *,
     workloads: Sequence[str] = WORKLOADS,
     seeds: Sequence[int],
+    stalled_s: float | None = None,
     progress: Progress | None = None,
 ) -> Iterator[list[Agreement]]:
     """For one workload after the other, at small scale, what the reference's rules give."""
     for index, workload in enumerate(workloads):
-        grid = reference_grid(workload, POLICIES_COMPARED, seeds)
+        grid = reference_grid(workload, POLICIES_COMPARED, seeds, stalled_s=stalled_s)
         runs = run_grid(trace, grid, progress=_shifted(progress, index * len(grid.runs())))
         mean = _means(runs)
         known = expected.get(workload, {})
@@ -145,7 +146,12 @@ class Step:
 
 
 def steps(
-    trace: Trace, workload: str, *, seeds: Sequence[int], policies: Sequence[str]
+    trace: Trace,
+    workload: str,
+    *,
+    seeds: Sequence[int],
+    policies: Sequence[str],
+    stalled_s: float | None = None,
 ) -> Iterator[Step]:
     """From the reference's rules to ours, one rule at a time, and the real engine at the end.
 
@@ -155,12 +161,18 @@ def steps(
     ours: list[str] = []
 
     def reference(name: str, what: str) -> Step:
-        grid = reference_grid(workload, policies, seeds, ours)
+        grid = reference_grid(workload, policies, seeds, ours, stalled_s=stalled_s)
         return Step(name, what, _means(run_grid(trace, grid)))
 
     def engine(name: str, what: str, tasks: int) -> Step:
         jobs = load_jobs(workload)
-        grid = Grid(jobs=jobs, policies=policies, seeds=seeds, tasks_per_session=tasks)
+        grid = Grid(
+            jobs=jobs,
+            policies=policies,
+            seeds=seeds,
+            tasks_per_session=tasks,
+            stalled_s=stalled_s,
+        )
         return Step(name, what, _means(run_grid(trace, grid)))
 
     yield reference("venn-reference", "all rules of the reference")
@@ -174,7 +186,12 @@ def steps(
 
 
 def reference_grid(
-    workload: str, policies: Sequence[str], seeds: Sequence[int], ours: Sequence[str] = ()
+    workload: str,
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    ours: Sequence[str] = (),
+    *,
+    stalled_s: float | None = None,
 ) -> Grid:
     """Runs under the reference's rules, but for those that are ``ours``."""
     return Grid(
@@ -182,6 +199,7 @@ def reference_grid(
         policies=policies,
         seeds=seeds,
         semantics="venn-reference",
+        stalled_s=stalled_s,
         rules=list(ours),
     )
 

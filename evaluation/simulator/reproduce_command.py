@@ -12,9 +12,12 @@ import typer
 from rich.table import Table
 
 from evaluation.simulator.arguments import (
+    STALLED_DAYS,
+    StalledOption,
     load_trace,
     parse_seeds,
     refusals,
+    stalled_s,
     steps_bar,
     wide_console,
 )
@@ -62,6 +65,7 @@ def venn(
         bool,
         typer.Option("--steps", help="Switch the reference's rules to ours, one after the other."),
     ] = False,
+    stalled_days: StalledOption = STALLED_DAYS,
     as_json: JsonOption = False,
 ) -> None:
     """Run the rules of Venn's published simulator on the paper's workloads, a tenth in size.
@@ -77,13 +81,15 @@ def venn(
         chosen = parse_seeds(seeds)
         trace = load_trace(clients, load_jobs(names[0]))
         if by_steps:
-            _steps(trace, names, chosen, as_json=as_json)
+            _steps(trace, names, chosen, stalled_s(stalled_days), as_json=as_json)
             return
         figures = load_expected(expected) if expected else {}
         rows: list[Agreement] = []
         with steps_bar(quiet=as_json) as bar:
             task = bar.add_task("workloads", total=len(names))
-            for found in reproduce(trace, figures, workloads=names, seeds=chosen):
+            limit_s = stalled_s(stalled_days)
+            asked = reproduce(trace, figures, workloads=names, seeds=chosen, stalled_s=limit_s)
+            for found in asked:
                 rows += found
                 bar.advance(task)
     if as_json:
@@ -121,12 +127,16 @@ def agreement_table(rows: Sequence[Agreement]) -> Table:
     return table
 
 
-def _steps(trace: Any, names: Sequence[str], seeds: list[int], *, as_json: bool) -> None:
+def _steps(
+    trace: Any, names: Sequence[str], seeds: list[int], limit_s: float | None, *, as_json: bool
+) -> None:
     found: dict[str, list[Step]] = {}
     with steps_bar(quiet=as_json) as bar:
         task = bar.add_task("steps", total=None)
         for name in names:
-            for step in steps(trace, name, seeds=seeds, policies=POLICIES_COMPARED):
+            for step in steps(
+                trace, name, seeds=seeds, policies=POLICIES_COMPARED, stalled_s=limit_s
+            ):
                 found.setdefault(name, []).append(step)
                 bar.advance(task)
     if as_json:

@@ -560,7 +560,8 @@ mod _core {
     use crate::python_rounds::PyPlayedRounds;
     #[pymodule_export]
     use crate::python_simulator::{
-        JobsError, PyTrace, SimulationStopped, TraceError, simulate, task_failure,
+        JobsError, PyTrace, SimulationStalled, SimulationStopped, TraceError, simulate,
+        task_failure,
     };
 
     #[pymodule_init]

@@ -23,6 +23,12 @@ use crate::simulator::{
 pyo3::create_exception!(propius._core, TraceError, EngineError, "A trace is wrong.");
 pyo3::create_exception!(propius._core, JobsError, EngineError, "A job list is wrong.");
 pyo3::create_exception!(propius._core, SimulationStopped, EngineError, "`progress` said False.");
+pyo3::create_exception!(
+    propius._core,
+    SimulationStalled,
+    EngineError,
+    "No round succeeds any more."
+);
 
 impl From<SimulationError> for PyErr {
     fn from(error: SimulationError) -> Self {
@@ -32,6 +38,7 @@ impl From<SimulationError> for PyErr {
             SimulationError::Jobs(_) => JobsError::new_err(text),
             SimulationError::Policy(_) => PolicyError::new_err(text),
             SimulationError::Stopped => SimulationStopped::new_err(text),
+            SimulationError::Stalled { .. } => SimulationStalled::new_err(text),
             SimulationError::Engine(error) => error.into(),
         }
     }
@@ -132,11 +139,12 @@ pub(crate) fn reference_rules() -> Vec<(&'static str, &'static str)> {
 #[pyo3(signature = (trace, jobs, *, policy, policy_options=None, seed=0, semantics="propius",
     repeat=None, rules=Vec::new(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02,
     tasks_max=Some(1), progress=None, dispatch_s=2.0, as_daemons=false, record=false,
-    owners=None, failures=None),
+    owners=None, failures=None, stalled_s=None),
     text_signature = "(trace, jobs, *, policy, policy_options=None, seed=0, semantics='propius', \
         repeat=None, rules=(), period_s=None, managers=1, replan_s=300.0, plan_gap_s=0.02, \
         tasks_max=1, progress=None, dispatch_s=2.0, \
-        as_daemons=False, record=False, owners=None, failures=None)")]
+        as_daemons=False, record=False, owners=None, failures=None, \
+        stalled_s=None)")]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn simulate(
     py: Python<'_>,
@@ -159,6 +167,7 @@ pub(crate) fn simulate(
     record: bool,
     owners: Option<PyBuffer<u32>>,
     failures: Option<(f64, f64, f64)>,
+    stalled_s: Option<f64>,
 ) -> PyResult<Py<PyDict>> {
     let list: Vec<SimulatedJob> = jobs
         .iter()
@@ -183,7 +192,8 @@ pub(crate) fn simulate(
                 let text = "failures is of semantics 'propius'; venn-reference has none";
                 return Err(EngineError::new_err(text));
             }
-            let config = reference_config(&policy, &options, seed, repeat, &rules)?;
+            let mut config = reference_config(&policy, &options, seed, repeat, &rules)?;
+            config.stalled_s = stalled_s;
             py.detach(|| reference::run(&trace, &list, &config, &mut told))
         }
         "propius" => {
@@ -200,6 +210,7 @@ pub(crate) fn simulate(
                 replan_s,
                 plan_gap_s,
                 tasks_max,
+                stalled_s,
                 dispatch_s,
                 as_daemons,
                 record,
@@ -288,6 +299,7 @@ fn reference_config(
         seed,
         repeat: repeat.unwrap_or(REPEAT_MAX),
         tiers: 2,
+        stalled_s: None,
         rules: Rules::default(),
     };
     for (name, value) in options {

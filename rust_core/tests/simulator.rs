@@ -179,6 +179,34 @@ fn a_run_stops_when_it_is_told_to() {
     assert_eq!((stopped, told), (Err(SimulationError::Stopped), 2));
 }
 
+/// One device, and rounds of two: nothing ever succeeds, under either semantics. The one who has
+/// not arrived yet does not wait.
+#[test]
+fn a_run_in_which_nothing_succeeds_any_more_ends_after_the_time_allowed() {
+    let header = "start,end,computation,communication,requirements\n";
+    let text = format!("{header}0,5000,78,13736,1\n");
+    let trace = Trace::read_csv("one device", text.as_bytes()).expect("a good trace");
+    let jobs = [10.0, 1e7, 0.0].map(|start_s| SimulatedJob::new(start_s, 2, 1, 500.0));
+    let stalled_s = Some(3.0 * 86_400.0);
+    let config = SimulatorConfig { repeat: 50, stalled_s, ..SimulatorConfig::new("irs") };
+    let (policy, seed, repeat, tiers) = ("irs".to_owned(), 0, 50, 2);
+    let rules = reference::Rules::default();
+    let published = reference::ReferenceConfig { policy, seed, repeat, tiers, stalled_s, rules };
+    let ends = [
+        run(&trace, &jobs, &config, &mut |_| true),
+        reference::run(&trace, &jobs, &published, &mut |_| true),
+    ];
+    for end in ends {
+        let Err(SimulationError::Stalled { policy, since_s, for_s, waiting, .. }) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!((policy.as_str(), waiting), ("irs", vec![1, 3]));
+        assert!(since_s < 1.0 && (3.0..9.0).contains(&(for_s / 86_400.0)), "{since_s} {for_s}");
+    }
+    let endless = SimulatorConfig { stalled_s: None, ..config };
+    assert_eq!(simulate(&trace, &jobs, &endless).repeats, 50);
+}
+
 /// With the reference's semantics, under each of its policies and with each rule switched.
 #[test]
 fn the_reference_conserves_tasks_whatever_the_rules() {
@@ -191,6 +219,7 @@ fn the_reference_conserves_tasks_whatever_the_rules() {
                 seed: 1,
                 repeat: 3,
                 tiers: 2,
+                stalled_s: None,
                 rules,
             };
             let play = || reference::run(&trace, &jobs, &config, &mut |_| true).expect("good");

@@ -5,7 +5,9 @@ use super::job::{JobState, Wish};
 use super::waiting::{Visit, Waiting};
 use super::{PERIOD_S, ReferenceConfig, Rules};
 use crate::random::SplitMix64;
-use crate::simulator::{EventHeap, RunResult, Session, SimulatedJob, Tally, Trace};
+use crate::simulator::{
+    EventHeap, RunResult, Session, SimulatedJob, SimulationError, Tally, Trace, Watch, to_ns,
+};
 
 /// Sessions are lengthened by so much.
 const LENGTHENED_S: f64 = 80.0;
@@ -98,13 +100,16 @@ pub(super) struct Engine<'a, S> {
     wishes: Vec<Wish>,
     tally: Tally,
     rounds: u64,
+    watch: Watch,
+    /// The policy's name and the seed.
+    which: (&'a str, u64),
 }
 
 impl<'a, S: Scheduler> Engine<'a, S> {
     pub(super) fn new(
         trace: &'a Trace,
         jobs: &[SimulatedJob],
-        config: &ReferenceConfig,
+        config: &'a ReferenceConfig,
         scheduler: S,
     ) -> Self {
         let mut engine = Self {
@@ -121,6 +126,8 @@ impl<'a, S: Scheduler> Engine<'a, S> {
             wishes: Vec::new(),
             tally: Tally::default(),
             rounds: 0,
+            watch: Watch::new(jobs, config.stalled_s),
+            which: (&config.policy, config.seed),
         };
         for job in 0..u32::try_from(jobs.len()).expect("fewer than 2^32 jobs") {
             let start_s = engine.jobs[job as usize].spec().start_s;
@@ -130,8 +137,11 @@ impl<'a, S: Scheduler> Engine<'a, S> {
         engine
     }
 
-    /// None: `progress` asked to stop.
-    pub(super) fn run(mut self, progress: &mut dyn FnMut(u64) -> bool) -> Option<RunResult> {
+    /// Fails if `progress` asks to stop, or if nothing succeeds any more.
+    pub(super) fn run(
+        mut self,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<RunResult, SimulationError> {
         let rows = self.trace.len();
         let (mut row, mut played) = (0, 0);
         let mut now_s = 0.0;
@@ -162,13 +172,18 @@ impl<'a, S: Scheduler> Engine<'a, S> {
             }
             self.tally.events += 1;
             if self.tally.events % PROGRESS_EVENTS == 0 && !progress(self.rounds) {
-                return None;
+                return Err(SimulationError::Stopped);
+            }
+            let at_ns = to_ns(now_s);
+            if self.watch.is_stalled(at_ns, self.rounds, self.unfinished) {
+                let jobs = self.jobs.iter().map(|job| &job.result);
+                return Err(self.watch.error(self.which, at_ns, jobs));
             }
         }
         self.tally.running = self.tally.dispatched - self.tally.completed - self.tally.failed;
         let jobs = self.jobs.into_iter().map(|job| job.result).collect();
         let repeats = (played + u32::from(row > 0)).min(self.repeat);
-        Some(RunResult { jobs, tally: self.tally, end_s: now_s.min(end_s), repeats, record: None })
+        Ok(RunResult { jobs, tally: self.tally, end_s: now_s.min(end_s), repeats, record: None })
     }
 
     fn start_session(&mut self, now_s: f64, row: usize, offset_s: f64) {

@@ -56,6 +56,8 @@ pub struct ReferenceConfig {
     pub repeat: u32,
     /// How many tiers `venn` has: 2, 3 or 4.
     pub tiers: u32,
+    /// The run fails when jobs wait and no round has succeeded for so long. None: it goes on.
+    pub stalled_s: Option<f64>,
     /// Which rules are ours.
     pub rules: Rules,
 }
@@ -96,7 +98,7 @@ pub fn run(
             return Err(SimulationError::Policy(what));
         }
     };
-    let mut result = result.ok_or(SimulationError::Stopped)?;
+    let mut result = result?;
     result.set_fair_jcts(jobs, trace, PERIOD_S);
     Ok(result)
 }
@@ -104,6 +106,9 @@ pub fn run(
 fn check(config: &ReferenceConfig) -> Result<()> {
     if config.repeat == 0 {
         return Err(Error::OutOfRange { what: "repeat", rule: "at least 1" });
+    }
+    if config.stalled_s.is_some_and(|limit_s| !limit_s.is_finite() || limit_s <= 0.0) {
+        return Err(Error::OutOfRange { what: "stalled_s", rule: "a time above 0" });
     }
     if !(2..=4).contains(&config.tiers) {
         return Err(Error::OutOfRange { what: "tiers", rule: "2, 3 or 4 with venn-reference" });

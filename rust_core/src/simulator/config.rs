@@ -32,6 +32,8 @@ pub struct SimulatorConfig {
     pub owners: Option<Vec<u32>>,
     /// How often devices fail in the middle of a task.
     pub failures: FailureRates,
+    /// The run fails when jobs wait and no round has succeeded for so long. None: it goes on.
+    pub stalled_s: Option<f64>,
     /// The length of a bucket of supply.
     pub supply_bucket_s: f64,
     /// Numbers jobs from 1 and gives the policy the seed as it is, as the daemons do, so that a
@@ -59,6 +61,7 @@ impl SimulatorConfig {
             tasks_max: Some(1),
             owners: None,
             failures: FailureRates::default(),
+            stalled_s: None,
             supply_bucket_s: 60.0,
             as_daemons: false,
             record: false,
@@ -76,6 +79,7 @@ impl SimulatorConfig {
             ("owners", are_complete, "one for each session"),
             ("tasks_max", self.tasks_max != Some(0), "at least 1"),
             ("replan_s", is_time(self.replan_s), "a time above 0"),
+            ("stalled_s", self.stalled_s.is_none_or(is_time), "a time above 0"),
             ("period_s", self.period_s.is_none_or(is_time), "a time above 0"),
             ("supply_bucket_s", is_time(self.supply_bucket_s), "a time above 0"),
             ("plan_gap_s", self.plan_gap_s >= 0.0, "a time from 0 on"),

@@ -28,7 +28,7 @@ use super::rounds::{JobBook, Outcome, to_ns, to_s};
 use super::specs::Specs;
 use super::{
     CLASSES, Calendar, Cause, Record, RunResult, Session, SimulatedJob, SimulationError,
-    SimulatorConfig, Tally, TaskEnd, Trace,
+    SimulatorConfig, Tally, TaskEnd, Trace, Watch,
 };
 use crate::matcher::{
     Kind, Matcher, MatcherConfig, PlanGroup, PlanRound, PlanUpdate, Served, Visitor,
@@ -70,7 +70,7 @@ pub fn run_with_rule(
     super::check_jobs(jobs, trace)?;
     config.check(trace.len())?;
     let mut driver = Driver::new(trace, jobs, config, rule)?;
-    let (end_ns, repeats) = driver.play(progress)?;
+    let (end_ns, repeats) = driver.play(Watch::new(jobs, config.stalled_s), progress)?;
     let record = driver.take_record();
     let mut result = RunResult {
         jobs: driver.jobs.into_iter().map(|job| job.result).collect(),
@@ -278,6 +278,7 @@ impl<'a> Driver<'a> {
     /// Returns when the run ended, and how often the trace was played.
     fn play(
         &mut self,
+        mut watch: Watch,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> std::result::Result<(u64, u32), SimulationError> {
         let rows = self.trace.len();
@@ -314,6 +315,11 @@ impl<'a> Driver<'a> {
             self.tally.events += 1;
             if self.tally.events % PROGRESS_EVENTS == 0 && !progress(self.rounds_done()) {
                 return Err(SimulationError::Stopped);
+            }
+            let rounds = self.tally.round_time_s.count();
+            if watch.is_stalled(now_ns, rounds, self.unfinished) {
+                let which = (self.config.policy.as_str(), self.config.seed);
+                return Err(watch.error(which, now_ns, self.jobs.iter().map(|job| &job.result)));
             }
         }
         self.tally.running = self.tally.dispatched - self.tally.completed - self.tally.failed;

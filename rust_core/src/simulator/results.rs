@@ -42,6 +42,11 @@ impl Mean {
         self.count += 1;
     }
 
+    /// How many values.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// None without values.
     pub fn get(&self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)

@@ -345,7 +345,7 @@ fn late(tally: &mut Tally) -> Outcome {
 
 /// Seconds as nanoseconds, rounded; half a nanosecond up. (`round` is a call on most processors.)
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-pub(super) fn to_ns(seconds: f64) -> u64 {
+pub(crate) fn to_ns(seconds: f64) -> u64 {
     (seconds * SECOND_NS + 0.5) as u64
 }
 

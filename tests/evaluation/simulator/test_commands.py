@@ -97,6 +97,40 @@ def test_unfinished_jobs_are_said_and_never_averaged_away(trace: Path, tmp_path:
     assert "Not every job finished" in result.stdout
 
 
+@pytest.mark.parametrize("semantics", ["propius", "venn-reference"])
+def test_a_run_in_which_nothing_finishes_ends_in_one_line_that_names_who_waits(
+    tmp_path: Path, semantics: str
+) -> None:
+    """The policy, ten jobs, and how many more; the old file stays."""
+    trace, jobs, out = (tmp_path / name for name in ("trace.csv", "jobs.json", "out.json"))
+    trace.write_text(HEADER + "0,9000,78,13736,1234\n")
+    jobs.write_text(json.dumps([JOBS[0]] * 12 + [JOBS[1] | {"start_s": 1e8}]))
+    out.write_text("old")
+    asked = ("--clients", trace, "--jobs", jobs, "--policy", "fifo", "--semantics", semantics)
+    line = refused(simulate(*asked, "--out", out, "--seeds", 4, "--stalled-days", 6))
+    assert line.startswith("propius: policy fifo, seed 4: no round has succeeded for ")
+    assert "waiting: job 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more: " in line
+    assert "--stalled-days" in line
+    assert out.read_text() == "old"
+    endless = simulate(*asked, "--stalled-days", 0, "--repeat", 9)
+    assert endless.exit_code == 0, endless.output
+    assert "0 of 13" in endless.stdout
+
+
+@pytest.mark.parametrize("steps", [[], ["--steps"]])
+def test_what_cannot_be_reproduced_ends_in_such_a_line_too(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    """A trace of one device a day."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text(HEADER + "0,9000,78,13736,1234\n")
+    asked = ["venn", "--clients", str(trace), "--workload", "even", "--seeds", "1"]
+    line = refused(
+        CliRunner().invoke(reproduce_command.app, [*asked, "--stalled-days", "6", *steps])
+    )
+    assert ", seed 1: no round has succeeded for " in line
+
+
 def test_out_writes_the_same_json_as_a_file(trace: Path, jobs: Path, tmp_path: Path) -> None:
     """For the next program."""
     out = tmp_path / "runs.json"
