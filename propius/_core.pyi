@@ -198,6 +198,13 @@ class Trace:
         classes: Buffer,
     ) -> Trace: ...
     def save_csv(self, path: str | PathLike[str]) -> None: ...
+    def with_days(self, order: Sequence[int]) -> Trace:
+        """The same days in another order: day k becomes what day ``order[k]`` was.
+
+        A session is of the day on which it starts. Raises `TraceError` unless each day is
+        there once.
+        """
+
     @property
     def period_s(self) -> float: ...
     @property

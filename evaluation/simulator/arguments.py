@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from evaluation.simulator.draws import DRAWS, LATENCIES
 from evaluation.simulator.grid import Grid
 from evaluation.simulator.grid import Progress as Told
 from evaluation.simulator.workloads import SCALES, WORKLOADS, JobList, Scale
@@ -22,7 +23,7 @@ from propius.cli.failure import fail
 from propius.engine import POLICIES, EngineError, SimulationStalled, Trace
 from propius.errors import PropiusError
 
-__all__ = ["check_out", "load_trace", "parse_options", "parse_scale", "parse_seeds",
+__all__ = ["check_out", "load_trace", "parse_draws", "parse_options", "parse_scale", "parse_seeds",
            "parse_semantics", "refusals", "rounds_bar", "stalled_s", "steps_bar",
            "wide_console"]  # fmt: skip
 
@@ -52,6 +53,14 @@ PolicyOption: TypeAlias = Annotated[
     ),
 ]
 SeedsOption: TypeAlias = Annotated[str, typer.Option(help="Of the runs' draws: 1-5, or 1,4,7.")]
+DrawOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND",
+        help=f"What each seed draws, the same for all policies: {', '.join(DRAWS)}; may be given "
+        "several times, or as jobs,arrivals. Latencies always are; by default nothing else.",
+    ),
+]
 SemanticsOption: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -153,6 +162,18 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def parse_draws(asked: list[str]) -> tuple[str, ...]:
+    """What is drawn, in the order of DRAWS; latencies always are.
+
+    >>> parse_draws(["days,jobs", "jobs"])
+    ('latencies', 'jobs', 'days')
+    """
+    names = {name.strip() for text in asked for name in text.split(",")}
+    if unknown := sorted(names - set(DRAWS)):
+        raise PropiusError(f"--draw {unknown[0]}: one of {', '.join(DRAWS)}")
+    return tuple(name for name in DRAWS if name in names | {LATENCIES})
+
+
 def parse_options(pairs: list[str]) -> dict[str, float]:
     """The policy options of "name=number" pairs.
 
@@ -210,7 +231,7 @@ def rounds_bar(grid: Grid, *, quiet: bool) -> Iterator[Told]:
         disable=quiet or not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task("rounds", total=grid.rounds * len(grid.runs()))
+        task = bar.add_task("rounds", total=grid.rounds)
 
         def told(run: int, rounds: int) -> None:
             done[run] = rounds

@@ -11,6 +11,7 @@ from evaluation.files import replacing
 from evaluation.simulator.arguments import (
     STALLED_DAYS,
     BaseOption,
+    DrawOption,
     JobsOption,
     NumberOption,
     OutOption,
@@ -24,6 +25,7 @@ from evaluation.simulator.arguments import (
     TraceOption,
     check_out,
     load_trace,
+    parse_draws,
     parse_options,
     parse_scale,
     parse_seeds,
@@ -33,6 +35,7 @@ from evaluation.simulator.arguments import (
     stalled_s,
     wide_console,
 )
+from evaluation.simulator.draws import scope
 from evaluation.simulator.grid import TASKS_PER_SESSION, Grid, run_grid
 from evaluation.simulator.results import PolicySummary, summarize
 from evaluation.simulator.tables import as_json, comparison_table
@@ -51,6 +54,7 @@ def simulate(
     jobs: JobsOption = "even",
     policy: PolicyOption = None,
     seeds: SeedsOption = "1",
+    draw: DrawOption = None,
     semantics: SemanticsOption = "propius",
     repeat: RepeatOption = 0,
     tasks_per_session: TasksOption = TASKS_PER_SESSION,
@@ -63,8 +67,8 @@ def simulate(
 ) -> None:
     """Compare scheduling policies on a trace of devices, in virtual time.
 
-    Every policy runs with every seed; a seed changes the draws of a run (latencies, a policy's own
-    draws), never the trace or the jobs. The same seed gives the same figures, on any machine.
+    Every policy runs with every seed. A seed changes the draws of a run: latencies, a policy's own
+    draws, and what --draw names. The same seed gives the same figures, on any machine.
 
     Example: propius trace generate --preset small --out clients.csv.gz
     then:    propius simulate --clients clients.csv.gz --jobs even --policy random --policy irs
@@ -79,6 +83,7 @@ def simulate(
             jobs=listed,
             policies=policies,
             seeds=parse_seeds(seeds),
+            draws=parse_draws(draw or []),
             semantics=parse_semantics(semantics),
             repeat=repeat or None,
             policy_options=parse_options(option or []),
@@ -96,8 +101,11 @@ def simulate(
     if as_json_:
         typer.echo(document)
         return
-    title = f"{jobs} on {clients.name}, {len(grid.seeds)} seeds, {semantics} semantics"
-    _show(summaries, chosen, title)
+    title = (
+        f"{jobs} on {clients.name}, {semantics} semantics; drawn by each seed: "
+        f"{', '.join(grid.draws)}; n = {len(grid.seeds)} (seeds {seeds})"
+    )
+    _show(summaries, chosen, title, scope(grid.draws))
 
 
 def _base(asked: str, policies: Sequence[str]) -> str:
@@ -107,9 +115,10 @@ def _base(asked: str, policies: Sequence[str]) -> str:
     return asked or ("random" if "random" in policies else policies[0])
 
 
-def _show(summaries: Sequence[PolicySummary], base: str, title: str) -> None:
+def _show(summaries: Sequence[PolicySummary], base: str, title: str, covered: str) -> None:
     console = wide_console()
     console.print(comparison_table(summaries, base, title))
+    console.print(covered, highlight=False)
     if any(summary.finished < summary.jobs for summary in summaries):
         console.print(
             "Not every job finished before the trace ended: averages are over those that did. "

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from evaluation.simulator.draws import scope
 from evaluation.simulator.grid import Grid
 from evaluation.simulator.results import Estimate, PolicySummary
 
@@ -70,6 +71,9 @@ def as_json(
         "semantics": grid.semantics,
         "repeat": grid.repeat,
         "base": base,
+        "seeds": list(grid.seeds),
+        "drawn": list(grid.draws),
+        "interval": scope(grid.draws),
         "policy_options": dict(grid.policy_options),
         "runs": list(runs),
         "policies": [summary.as_dict() for summary in summaries],

@@ -97,6 +97,11 @@ impl PyTrace {
         Ok(py.detach(|| self.0.save_csv(&path))?)
     }
 
+    /// The same days in another order; day k becomes what day `order[k]` was.
+    fn with_days(&self, py: Python<'_>, order: Vec<usize>) -> PyResult<Self> {
+        Ok(Self(Arc::new(py.detach(|| self.0.with_days(&order))?)))
+    }
+
     /// After how long a replay begins again.
     #[getter]
     fn period_s(&self) -> f64 {

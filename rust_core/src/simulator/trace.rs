@@ -87,6 +87,7 @@ pub struct Signature {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     sessions: Vec<Session>,
+    period_s: f64,
 }
 
 impl Trace {
@@ -177,7 +178,7 @@ impl Trace {
     }
 
     fn empty() -> Self {
-        Self { sessions: Vec::new() }
+        Self { sessions: Vec::new(), period_s: 0.0 }
     }
 
     fn push(&mut self, session: Session) -> std::result::Result<(), String> {
@@ -215,6 +216,8 @@ impl Trace {
         }
         // Growing by doubling leaves up to half of the room unused, which stays for hours.
         self.sessions.shrink_to_fit();
+        let last = self.sessions.last().map_or(0.0, |session| session.start_s);
+        self.period_s = ((last / DAY_S).floor() + 1.0) * DAY_S;
         Ok(self)
     }
 
@@ -260,8 +263,34 @@ impl Trace {
     /// After how long the trace begins again when it is replayed: the whole days that hold all
     /// starts, so that every replay keeps the hours of the day.
     pub fn period_s(&self) -> f64 {
-        let last = self.sessions.last().map_or(0.0, |session| session.start_s);
-        ((last / DAY_S).floor() + 1.0) * DAY_S
+        self.period_s
+    }
+
+    /// The same days in another order: day k becomes what day `order[k]` was. A session is of the
+    /// day on which it starts. The period stays, also when the last day has no sessions now.
+    pub fn with_days(&self, order: &[usize]) -> Result<Self> {
+        let days = self.period_s / DAY_S;
+        let mut all = order.to_vec();
+        all.sort_unstable();
+        if (all.len() as f64 - days).abs() > 0.5 || !all.into_iter().eq(0..order.len()) {
+            let what = format!("the order of days must have each of the {days} days once");
+            return Err(SimulationError::Trace(what));
+        }
+        let begin_s = |day: usize| day as f64 * DAY_S;
+        let row = |day| self.sessions.partition_point(|session| session.start_s < begin_s(day));
+        let mut sessions = Vec::with_capacity(self.len());
+        for (day, old) in order.iter().enumerate() {
+            let by_s = begin_s(day) - begin_s(*old);
+            let moved = self.sessions[row(*old)..row(*old + 1)].iter().map(|session| Session {
+                start_s: session.start_s + by_s,
+                end_s: session.end_s + by_s,
+                ..*session
+            });
+            sessions.extend(moved);
+        }
+        // Rounding may have brought the last of a day beyond the first of the next.
+        sessions.sort_by(|one, other| one.start_s.total_cmp(&other.start_s));
+        Ok(Self { sessions, period_s: self.period_s })
     }
 }
 

@@ -86,6 +86,28 @@ def test_people_get_a_table_with_the_improvement_and_its_interval(trace: Path, j
     assert "± " in row
 
 
+def test_what_the_interval_covers_is_said_with_n_and_the_seeds(
+    tmp_path: Path, trace: Path, jobs: Path
+) -> None:
+    """In the table and in the JSON, with draws and without."""
+    out = tmp_path / "out.json"
+    asked = ("--clients", trace, "--jobs", jobs, "--seeds", "1-3", "--out", out)
+    result = simulate(*asked)
+    assert result.exit_code == 0, result.output
+    assert "Only latencies were drawn: the interval does not cover other jobs" in result.stdout
+    result = simulate(*asked, "--draw", "arrivals,jobs", "--draw", "latencies")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "drawn by each seed: latencies, jobs, arrivals; n = 3 (seeds 1-3)" in said
+    assert "The interval covers what was drawn, not other traces." in said
+    document = json.loads(out.read_text())
+    assert (document["drawn"], document["seeds"]) == (["latencies", "jobs", "arrivals"], [1, 2, 3])
+    assert document["interval"] in said
+    rounds = {(run["seed"], run["policy"]): run["rounds"] for run in document["runs"]}
+    assert all(rounds[seed, "random"] == rounds[seed, "irs"] for seed in (1, 2, 3))
+    assert len(set(rounds.values())) > 1  # 6, 7 or 8 rounds, as the jobs were drawn
+
+
 def test_unfinished_jobs_are_said_and_never_averaged_away(trace: Path, tmp_path: Path) -> None:
     """A job that the trace cannot serve in time leaves no improvement behind."""
     path = tmp_path / "jobs.json"
@@ -242,6 +264,8 @@ def test_a_policy_that_fails_in_the_middle_is_named_and_leaves_the_old_file(
         ({"--jobs": "evven"}, "workloads: even"),
         ({"--policy": "best"}, "best"),
         ({"--policy": "no_such_package.module:Policy"}, "no_such_package"),
+        ({"--draw": "jobs,weather"}, "--draw weather: one of latencies, jobs, arrivals, days"),
+        ({"--draw": "days"}, "--draw days: the trace is of 1 day"),
         ({"--seeds": "5-1"}, "--seeds 5-1"),
         ({"--seeds": "one"}, "--seeds one"),
         ({"--semantics": "paper"}, "--semantics paper"),
