@@ -1,10 +1,12 @@
-//! Optimised random matching: every request draws a number once, and rounds are served by it.
+//! Optimised random matching: every request draws a number once, and rounds are served by it; but
+//! a round that has devices already is served before those that have none.
 //!
 //! The paper's baseline (§5.1): drawing per client instead would spread the devices over all jobs
-//! and fill none. The draw depends on the seed and the round alone, so a plan made again, or made
-//! after other rounds came and went, keeps the order. Cost: one sort.
+//! and fill none, and so would a new request that takes the devices of one that is being served.
+//! The draw depends on the seed and the round alone, so a plan made again, or made after other
+//! rounds came and went, keeps the order. Cost: one sort.
 
-use super::{Decision, Policy, PolicyError, PolicyView, ranked_by};
+use super::{Decision, Policy, PolicyError, PolicyView, RoundView, ranked_by};
 use crate::random::draw;
 
 pub(super) struct Random;
@@ -16,7 +18,8 @@ impl Policy for Random {
 
     fn decide(&self, view: &PolicyView) -> Result<Decision, PolicyError> {
         let lot = |job, round| draw(view.seed, job, u64::from(round));
-        Ok(ranked_by(view, |r| (lot(r.key.job, r.key.round), r.key)))
+        let is_untouched = |round: &RoundView| round.remaining >= round.demand;
+        Ok(ranked_by(view, |r| (is_untouched(r), lot(r.key.job, r.key.round), r.key)))
     }
 }
 
@@ -43,6 +46,17 @@ mod tests {
         let mut later = view(3, 0..40);
         later.rounds.iter_mut().for_each(|r| r.key.round = 1);
         assert_ne!(jobs(&Random, &view(3, 0..40)), jobs(&Random, &later));
+    }
+
+    /// Whoever draws better later must not take the devices of a round that is being filled.
+    #[test]
+    fn a_round_that_has_devices_is_not_preempted() {
+        for seed in 0..50 {
+            let mut rounds: Vec<_> = (0..9).map(|job| round(job, 0, 5)).collect();
+            rounds[4].remaining = 3;
+            let view = PolicyView { seed, rounds, ..Default::default() };
+            assert_eq!(jobs(&Random, &view)[0], 4, "seed {seed}");
+        }
     }
 
     /// Over many seeds each of two rounds is first about half of the time.
