@@ -31,7 +31,7 @@ SEMANTICS: Final = ("propius", "venn-reference")
 SEEDS_MAX: Final = 10_000
 STALLED_DAYS: Final = 30.0
 DAY_S: Final = 86_400.0
-TABLE_WIDTH: Final = 150
+TABLE_WIDTH: Final = 170
 """Of a table that goes to a file or a pipe."""
 
 TraceOption: TypeAlias = Annotated[

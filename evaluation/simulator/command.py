@@ -38,7 +38,7 @@ from evaluation.simulator.arguments import (
 from evaluation.simulator.draws import scope
 from evaluation.simulator.grid import TASKS_PER_SESSION, Grid, run_grid
 from evaluation.simulator.results import PolicySummary, summarize
-from evaluation.simulator.tables import as_json, comparison_table
+from evaluation.simulator.tables import as_json, comparison_table, parts_table
 from evaluation.simulator.workloads import load_jobs
 from propius.cli.options import JsonOption
 from propius.errors import PropiusError
@@ -119,6 +119,8 @@ def _show(summaries: Sequence[PolicySummary], base: str, title: str, covered: st
     console = wide_console()
     console.print(comparison_table(summaries, base, title))
     console.print(covered, highlight=False)
+    if any(summary.parts_s for summary in summaries):
+        console.print(parts_table(summaries))
     if any(summary.finished < summary.jobs for summary in summaries):
         console.print(
             "Not every job finished before the trace ended: averages are over those that did. "

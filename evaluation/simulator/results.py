@@ -16,7 +16,15 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any, Final
 
-__all__ = ["CONFIDENCE", "Estimate", "PolicySummary", "estimate", "summarize"]
+__all__ = [
+    "CONFIDENCE",
+    "PARTS",
+    "Estimate",
+    "PolicySummary",
+    "estimate",
+    "mean_parts_s",
+    "summarize",
+]
 
 CONFIDENCE: Final = 0.95
 MEANS: Final = (
@@ -31,8 +39,14 @@ MEANS: Final = (
     "wasted",
     "ineligible",
     "fair_share",
+    "jain_index",
+    "p95_slow_down",
+    "worst_slow_down",
 )
 """The figures of a run that are averaged over seeds."""
+
+PARTS: Final = ("scheduling", "response", "unfilled", "aborted", "buffer")
+"""Where the time of a job goes, attempt by attempt; see ``docs/simulator.md``."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PolicySummary:
-    """One policy over all seeds. ``improvement`` is None if a job was not finished in some run."""
+    """One policy over all seeds. ``improvement`` is None if a job was not finished in some run.
+
+    ``parts_s`` is the mean time of each part over the jobs that finished, in all runs; their sum is
+    the mean JCT of these jobs. None if no job finished.
+    """
 
     policy: str
     seeds: int
     finished: int
     jobs: int
     means: dict[str, float | None]
+    parts_s: dict[str, float] | None
     improvement: Estimate | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,8 +118,24 @@ def _summary(
         finished=sum(run["finished"] for run in runs),
         jobs=sum(run["jobs"] for run in runs),
         means={name: _mean([run[name] for run in runs]) for name in MEANS},
+        parts_s=mean_parts_s(runs),
         improvement=estimate(ratios) if ratios else None,
     )
+
+
+def mean_parts_s(runs: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """The mean time of each part, in seconds, over the jobs that finished.
+
+    Raises AssertionError if the parts of a job do not sum to its JCT, to the nanosecond.
+    """
+    jobs = [job for run in runs for job in run["per_job"] if job["jct_ns"] is not None]
+    for job in jobs:
+        total_ns = sum(job["parts_ns"][name] for name in PARTS)
+        if total_ns != job["jct_ns"]:
+            raise AssertionError(f"a job took {job['jct_ns']} ns, its parts {job['parts_ns']}")
+    if not jobs:
+        return None
+    return {name: sum(job["parts_ns"][name] for job in jobs) / len(jobs) / 1e9 for name in PARTS}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

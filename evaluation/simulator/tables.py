@@ -12,9 +12,9 @@ from rich.table import Table
 
 from evaluation.simulator.draws import scope
 from evaluation.simulator.grid import Grid
-from evaluation.simulator.results import Estimate, PolicySummary
+from evaluation.simulator.results import PARTS, Estimate, PolicySummary
 
-__all__ = ["as_json", "comparison_table", "duration"]
+__all__ = ["as_json", "comparison_table", "duration", "parts_table"]
 
 
 def duration(seconds: float | None) -> str:
@@ -40,7 +40,7 @@ def comparison_table(summaries: Sequence[PolicySummary], base: str, title: str) 
     table.add_column("policy")
     for name in (
         "avg JCT", "median", "p95", "scheduling", "response", "makespan", "aborts", "ineligible",
-        "fair share", "finished",
+        "Jain", "slow-down p95, worst", "finished",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     table.add_column(f"faster than {base}", justify="right")
@@ -53,10 +53,26 @@ def comparison_table(summaries: Sequence[PolicySummary], base: str, title: str) 
             duration(means["makespan_s"]),
             _count(means["aborts"]),
             _count(means["ineligible"]),
-            _share(means["fair_share"]),
+            _number(means["jain_index"]),
+            ", ".join(_number(means[name]) for name in ("p95_slow_down", "worst_slow_down")),
             f"{summary.finished} of {summary.jobs}",
             _improvement(summary, base),
         )
+    return table
+
+
+def parts_table(summaries: Sequence[PolicySummary]) -> Table:
+    """Where the mean JCT of each policy went; parts that are nowhere more than 0 are left out."""
+    known = [(summary, summary.parts_s) for summary in summaries if summary.parts_s]
+    shown = [name for name in PARTS if any(parts_s[name] for _, parts_s in known)]
+    table = Table(title="where the time of the jobs went, as share of JCT", title_justify="left")
+    table.add_column("policy")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for summary, parts_s in known:
+        jct_s = sum(parts_s.values())
+        cells = (f"{duration(parts_s[name])} {_share(parts_s[name] / jct_s)}" for name in shown)
+        table.add_row(summary.policy, *cells)
     return table
 
 
@@ -97,5 +113,9 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"

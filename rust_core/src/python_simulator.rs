@@ -391,6 +391,9 @@ fn to_dict<'py>(py: Python<'py>, result: &RunResult) -> PyResult<Bound<'py, PyDi
         ("round_time_s", tally.round_time_s.get()),
         ("end_s", Some(result.end_s)),
         ("fair_share", Some(result.fair_share())),
+        ("jain_index", result.jain_index()),
+        ("p95_slow_down", result.slow_down_quantile(0.95)),
+        ("worst_slow_down", result.slow_down_quantile(1.0)),
     ];
     for (name, value) in seconds {
         dict.set_item(name, value)?;
@@ -465,6 +468,12 @@ fn job_dict<'py>(py: Python<'py>, job: &JobResult) -> PyResult<Bound<'py, PyDict
     dict.set_item("start_s", job.start_s)?;
     dict.set_item("finish_s", job.finish_s)?;
     dict.set_item("jct_s", job.jct_s())?;
+    dict.set_item("jct_ns", job.jct_ns)?;
+    let parts = PyDict::new(py);
+    for (name, part_ns) in job.parts.named() {
+        parts.set_item(name, part_ns)?;
+    }
+    dict.set_item("parts_ns", parts)?;
     dict.set_item("fair_jct_s", job.fair_jct_s)?;
     dict.set_item("rounds", job.rounds)?;
     dict.set_item("aborts", job.aborts)?;

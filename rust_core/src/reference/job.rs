@@ -1,6 +1,6 @@
 //! The jobs of the reference: synchronous with a deadline, with refill, asynchronous.
 
-use crate::simulator::{JobKind, JobResult, SimulatedJob, Tally};
+use crate::simulator::{JobKind, JobResult, SimulatedJob, Tally, to_ns};
 
 use super::Rules;
 
@@ -166,6 +166,7 @@ impl JobState {
         if self.spec.kind == JobKind::Refill || self.is_success() {
             self.succeed(now_s, tally);
         } else {
+            self.result.parts.abort(to_ns(self.opened_s), to_ns(now_s));
             self.result.aborts += 1;
             tally.wasted += u64::from(self.results);
         }
@@ -188,6 +189,7 @@ impl JobState {
     }
 
     fn succeed(&mut self, now_s: f64, tally: &mut Tally) {
+        self.book(now_s);
         self.result.rounds += 1;
         tally.round_time_s.add(now_s - self.opened_s);
         if let Some(since_s) = self.enough_dispatched_s {
@@ -197,7 +199,20 @@ impl JobState {
             self.opened_s = now_s;
         }
         if self.result.rounds >= self.spec.rounds {
-            self.result.finish_s = Some(now_s);
+            let jct_ns = to_ns(now_s) - to_ns(self.result.start_s);
+            self.result.parts.assert_sum(jct_ns);
+            (self.result.finish_s, self.result.jct_ns) = (Some(now_s), Some(jct_ns));
+        }
+    }
+
+    /// Times are rounded to nanoseconds before they are subtracted, so that the parts sum exactly.
+    fn book(&mut self, ended_s: f64) {
+        let (began_ns, over_ns) = (to_ns(self.opened_s), to_ns(ended_s));
+        if self.spec.kind == JobKind::Async {
+            self.result.parts.fill_buffer(began_ns, over_ns);
+        } else {
+            let filled_ns = self.enough_dispatched_s.map(to_ns);
+            self.result.parts.succeed(began_ns, filled_ns, over_ns);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Record, SimulatedJob, Trace};
+use super::{JctParts, Record, SimulatedJob, Trace};
 
 /// How one job fared.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +17,10 @@ pub struct JobResult {
     pub aborts: u32,
     /// Rounds that were open to a tier of the devices only, at some time.
     pub rounds_tiered: u32,
+    /// Its completion time in whole nanoseconds, as the run's clock had it.
+    pub jct_ns: Option<u64>,
+    /// Where its time went, up to the end of its last attempt.
+    pub parts: JctParts,
     /// The completion time that it would have with an equal share of the devices.
     pub fair_jct_s: f64,
 }
@@ -25,6 +29,12 @@ impl JobResult {
     /// Its completion time, from arrival.
     pub fn jct_s(&self) -> Option<f64> {
         self.finish_s.map(|finish_s| finish_s - self.start_s)
+    }
+
+    /// How many times its fair completion time it took; none if that is not known.
+    pub fn slow_down(&self) -> Option<f64> {
+        let is_known = self.fair_jct_s.is_finite() && self.fair_jct_s > 0.0;
+        self.jct_s().filter(|_| is_known).map(|jct_s| jct_s / self.fair_jct_s)
     }
 }
 
@@ -135,6 +145,23 @@ impl RunResult {
         self.jobs.iter().filter(fair).count() as f64 / self.jobs.len() as f64
     }
 
+    /// The slow-downs of the jobs that finished, ascending.
+    pub fn slow_downs(&self) -> Vec<f64> {
+        let mut all: Vec<f64> = self.jobs.iter().filter_map(JobResult::slow_down).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
+    /// Jain's index over the slow-downs: 1 if all jobs have the same, 1/n if one job bears all.
+    pub fn jain_index(&self) -> Option<f64> {
+        jain_index(&self.slow_downs())
+    }
+
+    /// A quantile of the slow-downs, between neighbours linearly.
+    pub fn slow_down_quantile(&self, share: f64) -> Option<f64> {
+        quantile(&self.slow_downs(), share)
+    }
+
     /// Sets every job's fair completion time: how long it would take alone (see [`solo_jct_s`]),
     /// times the number of jobs in the system, averaged over its own life.
     pub(crate) fn set_fair_jcts(&mut self, jobs: &[SimulatedJob], trace: &Trace, period_s: f64) {
@@ -181,6 +208,14 @@ fn devices_of(job: &SimulatedJob, trace: &Trace, period_s: f64) -> (f64, f64) {
     (rate, quantile(&tasks, job.min_response).unwrap_or(0.0))
 }
 
+/// `(Σx)² / (n·Σx²)`, of Jain, Chiu and Hawe, "A quantitative measure of fairness and discrimination
+/// for resource allocation in shared computer systems", DEC-TR-301, 1984. None without values.
+fn jain_index(values: &[f64]) -> Option<f64> {
+    let sum: f64 = values.iter().sum();
+    let squares: f64 = values.iter().map(|value| value * value).sum();
+    (squares > 0.0).then(|| sum * sum / (values.len() as f64 * squares))
+}
+
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let place = share * last as f64;
@@ -200,6 +235,24 @@ mod tests {
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.5), Some(2.0));
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), Some(3.0));
         assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
+    fn jains_index_is_one_for_equals_and_one_in_n_if_one_bears_all() {
+        assert_eq!(jain_index(&[3.0, 3.0, 3.0]), Some(1.0));
+        assert_eq!(jain_index(&[0.0, 0.0, 0.0, 5.0]), Some(0.25));
+        assert_eq!(jain_index(&[1.0, 3.0]), Some(0.8)); // 16 / (2 * 10)
+        assert_eq!(jain_index(&[]), None);
+    }
+
+    #[test]
+    fn a_slow_down_is_of_a_job_that_finished_and_whose_fair_time_is_known() {
+        let job = |finish_s, fair_jct_s| JobResult { finish_s, fair_jct_s, ..Default::default() };
+        let infinite = job(Some(9.0), f64::INFINITY); // No device of a sample can serve it.
+        let jobs = vec![job(Some(90.0), 30.0), job(None, 30.0), infinite, job(Some(30.0), 30.0)];
+        let result = RunResult { jobs, ..Default::default() };
+        assert_eq!(result.slow_downs(), [1.0, 3.0]);
+        assert_eq!((result.jain_index(), result.slow_down_quantile(1.0)), (Some(0.8), Some(3.0)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) struct JobBook {
     round: u32,
     allocated: u32,
     reports: u32,
+    arrived_ns: u64,
     opened_ns: u64,
     filled_ns: Option<u64>,
     is_tiered: bool,
@@ -73,6 +74,7 @@ impl JobBook {
             round: 0,
             allocated: 0,
             reports: 0,
+            arrived_ns: 0,
             opened_ns: 0,
             filled_ns: None,
             is_tiered: false,
@@ -133,7 +135,7 @@ impl JobBook {
     }
 
     pub(super) fn arrive(&mut self, now_ns: u64) {
-        self.has_arrived = true;
+        (self.has_arrived, self.arrived_ns) = (true, now_ns);
         self.begin(now_ns);
     }
 
@@ -242,12 +244,13 @@ impl JobBook {
             return Outcome::FreesSlot;
         }
         self.reports = 0;
+        self.result.parts.fill_buffer(self.opened_ns, now_ns);
         self.count_round(now_ns, tally);
         self.opened_ns = now_ns;
         if self.result.rounds < self.spec.rounds {
             return Outcome::FreesSlot;
         }
-        self.result.finish_s = Some(to_s(now_ns));
+        self.finish(now_ns);
         Outcome::Over
     }
 
@@ -263,6 +266,7 @@ impl JobBook {
             self.succeed(now_ns, tally);
         } else {
             self.remember(now_ns, self.result.rounds, false);
+            self.result.parts.abort(self.opened_ns, now_ns);
             self.result.aborts += 1;
             tally.wasted += u64::from(self.reports);
             self.round += 1;
@@ -273,14 +277,21 @@ impl JobBook {
 
     fn succeed(&mut self, now_ns: u64, tally: &mut Tally) {
         let before = self.result.rounds;
+        self.result.parts.succeed(self.opened_ns, self.filled_ns, now_ns);
         self.count_round(now_ns, tally);
         self.remember(now_ns, before, true);
         self.round += 1;
         if self.result.rounds >= self.spec.rounds {
-            self.result.finish_s = Some(to_s(now_ns));
+            self.finish(now_ns);
         } else {
             self.begin(now_ns);
         }
+    }
+
+    fn finish(&mut self, now_ns: u64) {
+        let jct_ns = now_ns - self.arrived_ns;
+        self.result.parts.assert_sum(jct_ns);
+        (self.result.finish_s, self.result.jct_ns) = (Some(to_s(now_ns)), Some(jct_ns));
     }
 
     fn count_round(&mut self, now_ns: u64, tally: &mut Tally) {

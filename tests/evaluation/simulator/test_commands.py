@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,14 @@ def test_people_get_a_table_with_the_improvement_and_its_interval(trace: Path, j
     assert result.exit_code == 0, result.output
     assert "faster than fifo" in result.stdout
     assert "4 of 4" in result.stdout
-    [row] = [line for line in result.stdout.splitlines() if "srsf" in line]
+    row, parts = (line for line in result.stdout.splitlines() if "srsf" in line)
     assert "± " in row
+    shares = [float(number) for number in re.findall(r"(\d+\.\d)%", parts)]
+    assert len(shares) > 0
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    slow_downs = {line for line in result.stdout.splitlines() if "Jain" in line}
+    assert len(slow_downs) == 1
+    assert "fair share" not in result.stdout
 
 
 def test_what_the_interval_covers_is_said_with_n_and_the_seeds(

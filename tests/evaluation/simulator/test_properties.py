@@ -194,3 +194,57 @@ def test_what_is_asserted_here_can_be_seen(own_policies: ModuleType) -> None:
     assert len(runs) > 1
     drawn = [simulate(trace, jobs, policy="random", seed=seed)["avg_jct_s"] for seed in (1, 2)]
     assert drawn[0] != drawn[1]
+
+
+def parts_of(rounds: list[tuple[Any, ...]]) -> dict[str, int]:
+    """The parts of a job's time in nanoseconds, from the record of its attempts alone."""
+    parts = dict.fromkeys(("scheduling", "response", "unfilled", "aborted", "buffer"), 0)
+    for _job, _round, _attempt, times_s, _counts, is_success, _history in rounds:
+        opened, filled, ended = (None if s is None else round(s * 1e9) for s in times_s)
+        assert opened is not None
+        assert ended is not None
+        if not is_success:
+            parts["aborted"] += ended - opened
+        elif filled is None:
+            parts["unfilled"] += ended - opened
+        else:
+            parts["scheduling"] += filled - opened
+            parts["response"] += ended - filled
+    return parts
+
+
+@settings(max_examples=25, deadline=None, phases=PHASES)
+@given(
+    rows=clients,
+    jobs=job_lists("sync", "refill"),
+    policy=st.sampled_from(POLICIES),
+    seed=st.integers(0, 99),
+)
+def test_the_parts_of_each_completion_time_are_those_of_its_attempts(
+    rows: list[Client], jobs: list[dict[str, Any]], policy: str, seed: int
+) -> None:
+    """To the nanosecond; a virtual time below 9e6 s has an exact one as a float."""
+    run = played(to_trace(rows + CORE), jobs, policy=policy, seed=seed, record=True)
+    for number, job in enumerate(run["per_job"]):
+        mine = [row for row in run["record"][0] if row[0] == number]
+        assert job["parts_ns"] == parts_of(mine)
+        if job["jct_ns"] is not None:
+            assert sum(job["parts_ns"].values()) == job["jct_ns"]
+            assert job["jct_ns"] == round(job["finish_s"] * 1e9) - round(job["start_s"] * 1e9)
+
+
+@settings(max_examples=10, deadline=None, phases=PHASES)
+@given(rows=clients, jobs=job_lists("sync", "refill", "async"), seed=st.integers(0, 99))
+def test_the_parts_sum_to_the_completion_time_of_every_kind_of_job(
+    rows: list[Client], jobs: list[dict[str, Any]], seed: int
+) -> None:
+    """Under both semantics; an asynchronous job's time is in its buffers."""
+    for semantics in ("propius", "venn-reference"):
+        run = played(to_trace(rows + CORE), jobs, policy="random", seed=seed, semantics=semantics)
+        for asked, job in zip(jobs, run["per_job"], strict=True):
+            parts_ns = job["parts_ns"]
+            if job["jct_ns"] is not None:
+                assert sum(parts_ns.values()) == job["jct_ns"]
+                assert job["jct_ns"] == pytest.approx(job["jct_s"] * 1e9, abs=2)
+                is_async = asked["kind"] == "async"
+                assert (parts_ns["buffer"] == job["jct_ns"]) == is_async

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from evaluation.simulator.results import MEANS, estimate, summarize
+from evaluation.simulator.results import MEANS, PARTS, estimate, mean_parts_s, summarize
+
+
+def job(jct_s: float, **parts_ns: int) -> dict[str, Any]:
+    """A job that took so long, all of it aborted attempts unless other parts are named."""
+    jct_ns = round(jct_s * 1e9)
+    parts_ns = parts_ns or {"aborted": jct_ns}
+    return {"jct_ns": jct_ns, "parts_ns": dict.fromkeys(PARTS, 0) | parts_ns}
 
 
 def run(policy: str, seed: int, jct: float, *, finished: int = 2) -> dict[str, Any]:
     figures = dict.fromkeys(MEANS, 1.0)
     return figures | {
         "policy": policy, "seed": seed, "avg_jct_s": jct, "finished": finished, "jobs": 2,
+        "per_job": [job(jct) for _ in range(finished)],
     }  # fmt: skip
 
 
@@ -47,3 +55,21 @@ def test_a_figure_that_no_run_has_stays_unknown() -> None:
     """None, never zero."""
     runs = [run("irs", seed, 1.0) | {"scheduling_delay_s": None} for seed in (1, 2)]
     assert summarize(runs, "irs")[0].means["scheduling_delay_s"] is None
+
+
+def test_the_parts_are_means_over_the_jobs_that_finished() -> None:
+    """Jobs of 4 s and 2 s in different runs, and one that did not finish."""
+    long = job(4.0, scheduling=1_000_000_000, response=3_000_000_000)
+    unfinished = job(9.0) | {"jct_ns": None}
+    runs = [{"per_job": [long, unfinished]}, {"per_job": [job(2.0)]}]
+    assert mean_parts_s(runs) == {
+        "scheduling": 0.5, "response": 1.5, "unfilled": 0.0, "aborted": 1.0, "buffer": 0.0
+    }  # fmt: skip
+    assert mean_parts_s([{"per_job": [unfinished]}]) is None
+
+
+def test_a_nanosecond_that_is_in_no_part_is_an_error() -> None:
+    """Nothing is summed up that does not sum up."""
+    runs = [{"per_job": [job(1.0, scheduling=999_999_999)]}]
+    with pytest.raises(AssertionError, match="a job took 1000000000 ns"):
+        mean_parts_s(runs)
