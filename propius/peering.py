@@ -60,6 +60,7 @@ class Dialer:
         self._hello_ns: int | None = None
         self._again_ns = HELLO_AGAIN_NS
         self._taken_since_ns: int | None = None
+        self._refused_ns = 0
 
     def start(self, now_ns: int) -> None:
         """Say hello for the first time."""
@@ -133,10 +134,12 @@ class Dialer:
         self._again_ns = TAKEN_AGAIN_NS if reject.taken else HELLO_AGAIN_NS
         if not reject.taken:
             self._taken_since_ns, self.taken = None, False
-        elif self._taken_since_ns is None:
+        elif self._taken_since_ns is None or now_ns >= self._refused_ns + SILENCE_NS:
+            # After a gap we were frozen or cut off: what was refused before it proves nothing now.
             self._taken_since_ns = now_ns
         else:
             self.taken = now_ns >= self._taken_since_ns + TAKEN_NS
+        self._refused_ns = now_ns
 
     def _down(self, now_ns: int, why: str) -> None:
         if self.up:

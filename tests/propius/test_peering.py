@@ -265,6 +265,18 @@ def test_being_refused_for_a_moment_is_not_being_taken(wire: Wire) -> None:
     assert not wire.manager.dialer.taken
 
 
+def test_refusals_from_before_a_freeze_do_not_end_a_manager(wire: Wire) -> None:
+    """Frozen while it was refused for a moment, it must not take that for three seconds of it."""
+    second(wire)
+    wire.run(TAKEN_AGAIN_NS)
+    wire.now_ns += 4 * SECOND_NS
+    reject = Header(kind="reject", sender="owner", session=22, request=1)
+    frames = encode(reject, Reject(text="taken by somebody", taken=True))
+    for _ in range(2):  # what lay in its socket when it woke up
+        wire.manager.receive(wire.now_ns, "up", b"", frames)
+    assert not wire.manager.dialer.taken
+
+
 def test_what_was_said_before_a_freeze_is_not_heard_after_it(wire: Wire) -> None:
     """A manager that was frozen for longer than the silence limit starts with a hello."""
     wire.owner.listener.send(wire.now_ns, wire.owner.fresh[0], NeedSnapshot())
