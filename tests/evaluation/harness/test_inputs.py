@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import sys
@@ -116,6 +117,6 @@ def test_run_says_where_it_comes_from(asked: Path, tmp_path: Path) -> None:
     assert origin["hardware"]["cores"] > 0
     shown = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
     assert shown.exit_code == 0, shown.output
-    page = (tmp_path / "out" / "report" / "report.html").read_text()
+    page = html.unescape((tmp_path / "out" / "report" / "report.html").read_text())
     for text in (origin["command"], origin["data"]["digits"]["sha256"][:16], "scikit-learn"):
         assert text in page
