@@ -37,9 +37,12 @@ demo: setup ## run three FL jobs on 300 simulated devices (ARGS="--policy fifo -
 	$(BIN)/propius demo $(ARGS)
 
 eval: setup $(VENV)/.training ## compare policies on 4 jobs that train on 200 simulated devices, in a few minutes
-	rm -rf out/eval
+	rm -rf out/eval out/eval-times
 	$(BIN)/propius eval run evaluation/profiles/small/comparison.yml --virtual --out out/eval $(ARGS)
 	$(BIN)/propius eval report out/eval
+	@echo "propius: the times again, with 20 seeds and nothing trained"
+	$(BIN)/propius eval run evaluation/profiles/small/comparison_times.yml --virtual --out out/eval-times >/dev/null
+	$(BIN)/propius eval report out/eval-times --show times
 
 test: setup $(VENV)/.training ## run the tests (ARGS="-k lease", WORKERS=0 for one process)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -114,8 +114,8 @@ def show_scores(arguments: argparse.Namespace) -> int:
         }  # fmt: skip
         print(json.dumps(rows, indent=1))
         return 0
-    table = Table(title="planted bugs that the tests noticed", title_justify="left")
-    table.add_column("module")
+    table = Table(title="planted bugs that the tests noticed", title_justify="left", box=None)
+    table.add_column("module", no_wrap=True, min_width=max(map(len, found), default=6))
     for column in ("tried", "noticed", "hung", "survived", "equivalent", "score", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, score in found.items():

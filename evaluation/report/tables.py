@@ -27,6 +27,10 @@ class Table:
     names: int = 1
 
 
+FINDING_SEEDS_MIN: Final = 5
+"""With fewer, a difference is what one draw of jobs and clients happened to give."""
+
+
 def headline(report: Report) -> str:
     """The one sentence to take home; empty where there is nothing to compare."""
     if not report.speed_ups:
@@ -35,10 +39,14 @@ def headline(report: Report) -> str:
     best = report.speed_ups[label]
     if best.mean < 1:
         return f"No policy finishes its jobs sooner than {report.base}, on average."
+    seeds = {each.label: each.seeds for each in report.policies}
+    n = min(seeds[label], seeds[report.base])
+    said = f"With {label} the average job is done {ratio(best)} as fast as with {report.base}"
+    said += f" (n = {n} seed{'s' if n > 1 else ''})"
+    if n < FINDING_SEEDS_MIN:
+        return f"{said}: no finding yet, which takes at least {FINDING_SEEDS_MIN} seeds."
     doubt = best.half_width is not None and best.mean - best.half_width <= 1
-    return f"With {label} the average job is done {ratio(best)} as fast as with {report.base}" + (
-        ": too little to tell from chance; run more seeds." if doubt else "."
-    )
+    return said + (": too little to tell from chance; run more seeds." if doubt else ".")
 
 
 def notices(report: Report) -> list[str]:
