@@ -1,8 +1,8 @@
 """Plant small bugs, one at a time, and count those that the tests notice.
 
-Needs cargo-mutants (`cargo install cargo-mutants --locked`) and Cosmic Ray
-(`pip install --group mutation`). Bugs are drawn from the seed, in a clone of what is committed, so
-that the work tree is never touched; a run that was interrupted goes on where it was.
+Needs cargo-mutants (`cargo install cargo-mutants --locked`). Bugs are drawn from the seed, in a
+clone of what is committed, so that the work tree is never touched; a run that was interrupted goes
+on where it was.
 
   scripts/mutants.py run --out mutants.jsonl                 150 of each module, for hours
   scripts/mutants.py run --out mutants.jsonl --module matcher --sample 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -114,12 +113,11 @@ def resume(
 def readable(job: JobStatus, attributes: Sequence[str]) -> dict[str, str]:
     """What is known of a job, for people: names beside numbers, units, and "-" for nothing yet."""
     wanted = zip(attributes, job.requirement, strict=False)
-    when = datetime.fromtimestamp(job.registered_at_s, UTC).astimezone()
     rows = {
         "job": f"{job.job} ({job.name})",
         "state": _state(job),
         "requirement": ", ".join(f"{name} ≥ {least:g}" for name, least in wanted if least) or "any",
-        "registered": f"{when:%Y-%m-%d %H:%M:%S}, {seconds(job.age_s)} ago",
+        "registered": f"{seconds(job.age_s)} ago",
         "rounds done": f"{job.rounds_done}" + (f" of {job.rounds}" if job.rounds else ""),
         "round": "-",
         "devices a round": str(job.demand) if job.demand else "-",

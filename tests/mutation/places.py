@@ -3,7 +3,7 @@
 Rust: as ``cargo mutants --list`` has them. Python: the operators of Cosmic Ray that make plausible
 bugs, and one of ours, a statement that is left out. A change of an annotation is no bug.
 
-Cosmic Ray is imported where it is needed: it is in a dependency group of its own.
+Cosmic Ray is imported where it is needed: it loads much.
 Not here: which are tried, and by which tests (``trial.py``).
 """
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.mutation.places import Place, _replaced, python_places
 
 SOURCE = '''\
@@ -24,7 +22,6 @@ class Table:
 
 def planted(tmp_path: Path) -> dict[str, str]:
     """What each bug of the source makes of it."""
-    pytest.importorskip("cosmic_ray", reason="pip install --group mutation")
     (tmp_path / "table.py").write_text(SOURCE)
     found = python_places(tmp_path, ["table.py"])
     changed = {place.what: place.change(SOURCE) for place in found}
