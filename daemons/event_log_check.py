@@ -224,6 +224,8 @@ class LeaseCheck:
         self._report = report
         self._rounds: dict[RoundRef, _Round] = {}
         self._held: dict[str, int] = {}  # device → its lease
+        # job → its last round, and who had a lease of it (None: may have several)
+        self._served: dict[int, tuple[int, set[str] | None]] = {}
         self._allowed: dict[int, int] = {}  # job that backs off → leases that it may still get
         self._last_lease = -1
         self._incarnation = -1
@@ -240,6 +242,7 @@ class LeaseCheck:
             case RoundOpened():
                 counts["rounds"] += 1
                 self._rounds[event.job, event.round] = _Round(event.demand, 0)
+                self._served[event.job] = (event.round, set() if event.once_per_device else None)
             case LeaseGranted():
                 counts["leases granted"] += 1
                 self._granted(now_ns, event)
@@ -282,12 +285,24 @@ class LeaseCheck:
                 f"{where}: lease {event.lease} granted to {event.device_id}, which holds {held}"
             )
         self._held[event.device_id] = event.lease
+        self._once(event, where)
         self._allocated(now_ns, event, 1)
         self._eligible(now_ns, event, where)
         if event.job in self._allowed:
             self._allowed[event.job] -= 1
             if self._allowed[event.job] < 0:
                 self._report.violation(f"{where}: lease {event.lease} while the job backs off")
+
+    def _once(self, event: LeaseGranted, where: str) -> None:
+        """No device gets two leases of a round; a job has one live round at a time."""
+        number, served = self._served.get(event.job, (-1, None))
+        if number != event.round or served is None:
+            return
+        if event.device_id in served:
+            self._report.violation(
+                f"{where}: lease {event.lease} granted to {event.device_id}, which had one before"
+            )
+        served.add(event.device_id)
 
     def _eligible(self, now_ns: int, event: LeaseGranted, where: str) -> None:
         requirement = self._requirements.get(event.job)

@@ -85,10 +85,15 @@ class AsyncJob(JobIdentity):
         reports_min: int = 0,
         deadline_s: float = 0.0,
         lease_s: float = 0.0,
+        once_per_device: bool = True,
     ) -> int:
         """Open the next round and ask for devices: see :meth:`propius.Job.start_request`."""
         talk = self._session.start_request(
-            demand, reports_min=reports_min, deadline_s=deadline_s, lease_s=lease_s
+            demand,
+            reports_min=reports_min,
+            deadline_s=deadline_s,
+            lease_s=lease_s,
+            once_per_device=once_per_device,
         )
         return await self._connection.call(talk)
 

@@ -36,6 +36,7 @@ from propius.messages import (
     Claimed,
     ClientForgotten,
     Declined,
+    ErrorCode,
     JobsReceived,
     JobState,
     LookedUp,
@@ -176,6 +177,13 @@ def plan_failed(error: PolicyError) -> PlanFailed:
     return PlanFailed(why=str(error)[:WHY_MAX])
 
 
+def claim_refused(matcher: engine.Matcher, now_ns: int, answer: ClaimAnswered) -> None:
+    """The claim got no slot; a round that the device served is not offered to it again."""
+    if answer.error == ErrorCode.ALREADY_SERVED:
+        matcher.decline(now_ns, answer.device_id, [(answer.job, answer.round)])
+    matcher.refused(now_ns, answer.device_id)
+
+
 class MatcherDriver:
     """A client manager's matcher, fed from its log."""
 
@@ -205,7 +213,7 @@ class MatcherDriver:
             case ClaimAnswered(error=""):
                 matcher.assigned(now_ns, event.device_id, event.seq)
             case ClaimAnswered():
-                matcher.refused(now_ns, event.device_id)
+                claim_refused(matcher, now_ns, event)
             case Declined():
                 matcher.decline(now_ns, event.device_id, event.rounds)
             case ClientForgotten() if event.reason not in TIMED_OUT:

@@ -112,16 +112,22 @@ class Job(JobIdentity):
         reports_min: int = 0,
         deadline_s: float = 0.0,
         lease_s: float = 0.0,
+        once_per_device: bool = True,
     ) -> int:
         """Open the next round and ask for ``demand`` devices; returns the round's number.
 
         ``demand``: as registered, if None. The round is done when it was filled and ``reports_min``
         devices (0: all) have reported success, or after ``deadline_s`` seconds (0: never). A device
-        may work for ``lease_s`` seconds (0: the operator's default). Raises InvalidStateError while
-        a round is under way.
+        may work for ``lease_s`` seconds (0: the operator's default). A device
+        gets one slot of the round and no second one, whatever became of the first, unless
+        ``once_per_device`` is False. Raises InvalidStateError while a round is under way.
         """
         talk = self._session.start_request(
-            demand, reports_min=reports_min, deadline_s=deadline_s, lease_s=lease_s
+            demand,
+            reports_min=reports_min,
+            deadline_s=deadline_s,
+            lease_s=lease_s,
+            once_per_device=once_per_device,
         )
         return self._connection.call(talk)
 

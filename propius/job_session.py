@@ -104,6 +104,7 @@ class JobSession(Session):
         reports_min: int = 0,
         deadline_s: float = 0.0,
         lease_s: float = 0.0,
+        once_per_device: bool = True,
     ) -> Talk[int]:
         """Open the next round; returns its number."""
         fence = self._fence()
@@ -115,6 +116,7 @@ class JobSession(Session):
             reports_min=reports_min,
             deadline_s=float(deadline_s),
             lease_s=float(lease_s),
+            once_per_device=once_per_device,
         )
         reply = yield from self.ask(message, messages.RequestStarted)
         fence.open(reply.round)

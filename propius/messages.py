@@ -100,6 +100,7 @@ class ErrorCode(enum.StrEnum):
     ROUND_FULL = "round_full"
     ROUND_CLOSED = "round_closed"
     JOB_BACKS_OFF = "job_backs_off"  # all its last devices failed: nobody is sent there now
+    ALREADY_SERVED = "already_served"  # held a slot of this round before
     DEVICE_BUSY = "device_busy"  # holds another lease
     STALE_TOKEN = "stale_token"  # the lease is over, or was never this device's
     LIMIT = "limit"  # a table of the server is full (jobs, waiting clients)
@@ -216,6 +217,7 @@ class StartRequest(Message, frozen=True, kw_only=True):
     reports_min: Annotated[int, Meta(ge=0, le=DEMAND_MAX)] = 0  # enough reports; 0 = demand
     deadline_s: Seconds = 0.0  # from now; 0 = none
     lease_s: Seconds = 0.0  # 0 = the operator's default
+    once_per_device: bool = True  # whoever held a slot of the round gets no other of it
 
 
 class RequestStarted(Message, frozen=True, kw_only=True):
@@ -743,6 +745,7 @@ class RoundOpened(Message, frozen=True, kw_only=True):
     round: RoundNo
     demand: Count
     reports_min: Count
+    once_per_device: bool = False  # logs of before do not have it
 
 
 class LeaseGranted(Message, frozen=True, kw_only=True):

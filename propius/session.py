@@ -355,6 +355,7 @@ _EXCEPTIONS: Final[dict[ErrorCode, type[errors.RefusedError]]] = {
     ErrorCode.ROUND_FULL: errors.InvalidStateError,
     ErrorCode.ROUND_CLOSED: errors.InvalidStateError,
     ErrorCode.JOB_BACKS_OFF: errors.InvalidStateError,
+    ErrorCode.ALREADY_SERVED: errors.InvalidStateError,
     ErrorCode.DEVICE_BUSY: errors.InvalidStateError,
     ErrorCode.LIMIT: errors.BusyError,
     ErrorCode.INTERNAL: errors.RefusedError,

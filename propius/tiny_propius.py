@@ -231,7 +231,7 @@ class TinyPropius:
             terms.requirement, terms.private_constraint,
             lease_s=asked.lease_s or LEASE_S,
             deadline_s=now_s + asked.deadline_s if asked.deadline_s else math.inf,
-            history=job.history,
+            history=job.history, once_per_device=asked.once_per_device,
         )  # fmt: skip
         job.rounds.append(started)
         return started
@@ -267,6 +267,7 @@ class TinyPropius:
             Task(each.job, each.number, dict(each.private_constraint))
             for each in self.rounds
             if each.state == "open"
+            and not each.has_served(header.sender)
             and all(have >= want for have, want in zip(message.spec, each.requirement, strict=True))
             and (header.sender, each.job, each.number) not in self.declined
         ]
@@ -280,6 +281,8 @@ class TinyPropius:
             raise _RefusalError(ErrorCode.ROUND_FULL, "the round takes no more devices")
         if wanted.state != "open":
             raise _RefusalError(ErrorCode.ROUND_CLOSED, "the round is over")
+        if wanted.has_served(device_id):
+            raise _RefusalError(ErrorCode.ALREADY_SERVED, "this device served this round")
         if any(self._lease(each, device_id) is not None for each in self.rounds):
             raise _RefusalError(ErrorCode.DEVICE_BUSY, "this device holds a lease")
         self._leases += 1

@@ -63,16 +63,22 @@ class TinyRound:
     failed: int = 0
     expired: int = 0
     lost: list[int] = field(default_factory=list)
+    once_per_device: bool = True
     filled_after_s: float = -1.0  # for the first time
     enough_after_s: float = -1.0
     ended_after_s: float = -1.0
     _taken: set[int] = field(default_factory=set)  # slots held or completed
     _due_s: dict[int, float] = field(default_factory=dict)  # lease -> its end
+    _served: set[str] = field(default_factory=set)  # devices whose leases ended
 
     @property
     def allocated(self) -> int:
         """Slots held or completed."""
         return len(self.held) + self.completed
+
+    def has_served(self, device_id: str) -> bool:
+        """Whether the device had its one slot of the round."""
+        return self.once_per_device and device_id in self._served
 
     def status(self) -> RoundStatus:
         """The round as a job server sees it."""
@@ -97,7 +103,8 @@ class TinyRound:
 
     def report(self, now_s: float, number: int) -> None:
         """The lease ends with a result, which counts whether or not the round is over."""
-        del self.held[number], self._due_s[number]
+        self._served.add(self.held.pop(number).device_id)
+        del self._due_s[number]
         self.completed += 1
         self.history.devices_completed += 1
         self.version += 1
@@ -107,6 +114,7 @@ class TinyRound:
         """The lease ends without a result: while the round is open, its slot is offered again."""
         lease = self.held.pop(number)
         del self._due_s[number]
+        self._served.add(lease.device_id)
         self._taken.discard(lease.slot)
         self.failed += not expired
         self.expired += expired

@@ -38,6 +38,8 @@ _WHAT_TO_DO: Final = {
     ErrorCode.UNKNOWN_JOB: "the job is gone: take the next task of the offer, or check in again",
     ErrorCode.JOB_BACKS_OFF: "all its last devices failed: take the next task of the offer,"
     " or check in again",
+    ErrorCode.ALREADY_SERVED: "this device served this round: take the next task of the offer,"
+    " or check in again",
     ErrorCode.DEVICE_BUSY: "this device holds another lease: report its task first",
     ErrorCode.STALE_TOKEN: "the lease is over, or was never this device's",
     ErrorCode.CONFLICT: "this request number was used with another body",

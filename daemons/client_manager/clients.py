@@ -381,6 +381,8 @@ class Clients:
         device = claim.device_id
         if not claim.look_up:
             if result.error:
+                if result.error == ErrorCode.ALREADY_SERVED:
+                    self.matcher.decline(now_ns, device, [(claim.job, claim.round)])
                 self.matcher.refused(now_ns, device)
             else:
                 self.matcher.assigned(now_ns, device, seq)

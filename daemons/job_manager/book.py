@@ -25,6 +25,7 @@ from daemons.job_manager.records import (
     Requirement,
     Round,
 )
+from daemons.job_manager.served import Served
 from daemons.job_manager.settings import JobManagerSettings
 from daemons.job_manager.states import JOB_LIVE, ROUND_LIVE
 from propius import tokens
@@ -57,6 +58,7 @@ class Book:
         self.held: dict[RoundRef, set[int]] = {}  # round -> leases
         self.leases: dict[int, Lease] = {}
         self.lease_of: dict[str, int] = {}  # device -> lease
+        self.served = Served(self.changes, settings.served_max)
         self.lease_due: Deadlines[int] = Deadlines()
         self.round_due: Deadlines[RoundRef] = Deadlines()
         self.silence_due: Deadlines[int] = Deadlines()
@@ -181,6 +183,7 @@ class Book:
         ref = (round_.job, round_.round)
         round_.ended_ns = now_ns
         self.round_due.drop(ref)
+        self.served.forget(ref)
         for slot in self.free.pop(ref):
             self.changes.drop(FreeSlot(job=round_.job, round=round_.round, slot=slot))
         self.round_changed(round_)

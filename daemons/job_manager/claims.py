@@ -37,6 +37,8 @@ def decide_claim(book: Book, now_ns: int, manager: int, claim: Claim) -> ClaimRe
         return refused_claim(claim, why)
     round_ = book.rounds.get((claim.job, claim.round))
     why = _refusal(book, claim, round_)
+    if why == ErrorCode.ALREADY_SERVED and round_ is not None:
+        _turned_away(book, round_)
     if why or round_ is None:
         result = refused_claim(claim, why)
     else:
@@ -105,6 +107,8 @@ def _refusal(book: Book, claim: Claim, round_: Round | None) -> str:
         return ErrorCode.ROUND_FULL
     if round_.state is not RoundState.OPEN or job.paused:
         return ErrorCode.ROUND_CLOSED
+    if book.served.has((claim.job, claim.round), claim.device_id):
+        return ErrorCode.ALREADY_SERVED
     if slots_allowed(book, job) <= 0:
         return ErrorCode.JOB_BACKS_OFF
     if claim.device_id in book.lease_of:
@@ -112,6 +116,13 @@ def _refusal(book: Book, claim: Claim, round_: Round | None) -> str:
     if len(book.leases) >= book.settings.leases_max:
         return ErrorCode.LIMIT
     return ""
+
+
+def _turned_away(book: Book, round_: Round) -> None:
+    """A device that served the round came again; the first one is news for whoever watches."""
+    if not round_.runs_short:
+        round_.runs_short = True
+        book.round_changed(round_)
 
 
 def _granted(book: Book, now_ns: int, manager: int, claim: Claim, round_: Round) -> ClaimResult:

@@ -214,6 +214,7 @@ class JobManagerCore(Core):
             "rounds_live": len(book.free),
             "rounds_kept": len(book.rounds),
             "leases_held": len(book.leases),
+            "served_remembered": len(book.served),
             "jobs_backing_off": len(book.backoff_due),
             "watches_held": len(self.watches),
             "sessions_remembered": len(book.sessions),

@@ -109,6 +109,11 @@ def _check_counts(book: Book) -> None:
     assert len(book.rounds) == len(book.held), "held leases of a round that is not there"
     assert len(book.sessions) <= SESSIONS_PER_JOB * len(book.jobs) + 256, "too many sessions"
     assert len(book.leases) <= book.settings.leases_max, "too many leases"
+    assert len(book.served) <= book.settings.served_max, "too many devices noted as served"
+    assert book.served.rounds <= set(book.free), "noted who served a round that is over"
+    for lease in book.leases.values():
+        again = book.served.has((lease.job, lease.round), lease.device_id)
+        assert not again, f"lease {lease.lease}: {lease.device_id} served this round before"
     assert len(book.device_answers) <= book.settings.device_answers_max, "too many answers"
 
 

@@ -33,7 +33,7 @@ def round_status(book: Book, now_ns: int, round_: Round) -> RoundStatus:
         lost=list(round_.lost),
         backoff=job.backoff if live else BackOff.NONE,
         backoff_s=_backoff_s(job, now_ns) if live else 0.0,
-        reason=job.reason if live else "",
+        reason=(job.reason or _lacks(book, round_)) if live else "",
     )
 
 
@@ -46,7 +46,7 @@ def job_status(book: Book, now_ns: int, job: Job) -> JobStatus:
         job=job.job,
         name=job.name,
         state="paused" if job.paused and live else job.state,
-        reason=job.reason,
+        reason=job.reason or (_lacks(book, round_) if round_ else ""),
         requirement=book.requirements[job.requirement_id].vector,
         requirement_id=job.requirement_id,
         demand=job.demand,
@@ -117,6 +117,17 @@ def offered_state(book: Book, job: Job) -> JobState:
             last_response_ns=job.last_response_ns,
             rounds_ns=job.rounds_sum_ns,
         ),
+    )
+
+
+def _lacks(book: Book, round_: Round) -> str:
+    """Whom an open round needs, once a device came that served it already."""
+    served = book.served.count((round_.job, round_.round))
+    if not (served and round_.runs_short) or round_.state is not RoundState.OPEN:
+        return ""
+    return (
+        f"{round_.allocated} of {round_.demand} slots; needs other devices than the {served} that"
+        " served this round"
     )
 
 

@@ -139,6 +139,8 @@ class Round(Record, kw_only=True):
     enough_ns: int = NEVER
     ended_ns: int = NEVER
     lost: list[int] = msgspec.field(default_factory=list)  # leases, newest last
+    once_per_device: bool = False  # rows of before do not have it
+    runs_short: bool = False  # a device that served it asked for it again
 
     def key(self) -> str:
         return f"{self.job}/{self.round}"
@@ -170,6 +172,19 @@ class Lease(Record, kw_only=True):
 
     def key(self) -> str:
         return str(self.lease)
+
+
+class ServedRound(Record, kw_only=True):
+    """A device whose lease of a live round ended: it gets no other of that round."""
+
+    table: ClassVar[str] = "served"
+    job: int
+    round: int
+    device_id: str
+    lease: int
+
+    def key(self) -> str:
+        return f"{self.job}/{self.round}/{self.device_id}"
 
 
 class Session(Record, kw_only=True):

@@ -29,6 +29,7 @@ from daemons.job_manager.records import (
     RecordT,
     Requirement,
     Round,
+    ServedRound,
     Session,
     decode,
 )
@@ -86,6 +87,7 @@ def _fill(book: Book, records: Records, now_ns: int) -> None:
             heappush(book.free[free.job, free.round], free.slot)
         for lease in sorted(_read(records, Lease), key=lambda lease: lease.lease):
             book.add_lease(lease)
+        book.served.restore(_read(records, ServedRound))
     except KeyError as error:
         raise StoreError(
             f"store: a record refers to {error}, which is not there; restore the store from a copy"

@@ -39,6 +39,7 @@ def open_round(book: Book, now_ns: int, job: Job, asked: StartRequest) -> Round:
         lease_s=asked.lease_s or book.settings.lease_default_s,
         opened_ns=now_ns,
         deadline_ns=now_ns + int(asked.deadline_s * SECOND_NS) if asked.deadline_s else NEVER,
+        once_per_device=asked.once_per_device,
     )
     book.add_round(round_)
     book.trim_rounds(job)
@@ -47,7 +48,11 @@ def open_round(book: Book, now_ns: int, job: Job, asked: StartRequest) -> Round:
     book.offer_changed(job.job)
     book.events.append(
         RoundOpened(
-            job=job.job, round=job.round, demand=round_.demand, reports_min=round_.reports_min
+            job=job.job,
+            round=job.round,
+            demand=round_.demand,
+            reports_min=round_.reports_min,
+            once_per_device=round_.once_per_device,
         )
     )
     return round_
@@ -90,6 +95,8 @@ def release(book: Book, now_ns: int, lease: Lease, outcome: Outcome) -> None:
     """The lease ends: reported, expired, or lapsed after its round was over."""
     job, round_ = book.jobs[lease.job], book.rounds[lease.job, lease.round]
     book.remove_lease(lease)
+    if round_.once_per_device and round_.state in ROUND_LIVE:
+        book.served.add(lease)
     if outcome is Outcome.COMPLETED:
         round_.completed += 1
         job.devices_completed += 1

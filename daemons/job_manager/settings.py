@@ -25,6 +25,7 @@ class JobManagerSettings:
     jobs_max: int = 10_000  # live ones
     rounds_kept_max: int = 1_000  # rounds of one job that can still be watched
     leases_max: int = 1_000_000  # held at once, over all jobs
+    served_max: int = 1_000_000  # devices remembered that served live rounds
     backoff_after: int = 16  # leases of a job that fail in a row until nobody is sent there …
     backoff_first_s: float = 5.0  # … for this long the first time, twice as long each next …
     backoff_max_s: float = 300.0  # … and at most this long

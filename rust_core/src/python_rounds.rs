@@ -24,9 +24,10 @@ impl PyPlayedRounds {
         Ok(Self(PlayedRounds::new(&to_job(1, job)?, now_ns)))
     }
 
-    /// A device asks for a slot of this round; whether it gets one.
-    fn grant(&mut self, now_ns: u64, round: u32) -> bool {
-        self.0.grant(now_ns, round)
+    /// A device, of this owner, asks for a slot of this round; whether it gets one.
+    #[pyo3(signature = (now_ns, round, owner=None))]
+    fn grant(&mut self, now_ns: u64, round: u32, owner: Option<u32>) -> bool {
+        self.0.grant(now_ns, round, owner)
     }
 
     /// A device that had a slot of this round did its task. False: it is late.

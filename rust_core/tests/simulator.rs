@@ -151,6 +151,29 @@ fn a_slot_that_who_served_declines_goes_to_the_next_at_once() {
     assert_eq!(starts, [(0, 0.0), (1, 0.0), (2, 40.0)]);
 }
 
+/// Who left in the middle of its task comes again, is refused, and the slot goes to somebody else.
+#[test]
+fn a_lost_device_gets_no_second_slot_of_the_round() {
+    let header = "start,end,computation,communication,requirements\n";
+    let text = format!("{header}0,40,78,1e9,1\n50,900,78,1e9,1\n60,900,78,1e9,1\n");
+    let trace = Trace::read_csv("one comes twice", text.as_bytes()).expect("a good trace");
+    let job =
+        SimulatedJob { workload: 50.0, min_response: 1.0, ..SimulatedJob::new(0.0, 1, 1, 800.0) };
+    let started = |owners| {
+        let config = SimulatorConfig {
+            dispatch_s: 0.0,
+            record: true,
+            owners,
+            ..SimulatorConfig::new("fifo")
+        };
+        let run = simulate(&trace, std::slice::from_ref(&job), &config);
+        let tasks = run.record.expect("it was asked for").tasks;
+        tasks.iter().map(|task| task.session).collect::<Vec<_>>()
+    };
+    assert_eq!(started(Some(vec![0, 0, 1])), [0, 2]);
+    assert_eq!(started(None), [0, 1]);
+}
+
 /// Nobody does the first attempt in time: it is aborted, and tried again at once.
 #[test]
 fn a_round_that_misses_its_deadline_is_tried_again() {

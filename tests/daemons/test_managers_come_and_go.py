@@ -95,7 +95,7 @@ def rounds_for_ever(cluster: Cluster) -> Iterator[None]:
     def run() -> None:
         with job:
             while not done.is_set():
-                number = job.start_request(demand=20)
+                number = job.start_request(demand=20, once_per_device=False)
                 seen, state = 0, ""
                 while not done.is_set() and state not in {"completed", "ended"}:
                     found = job.watch_round(number, seen=seen, wait_s=0.5)

@@ -44,7 +44,7 @@ async def job(endpoint: str, name: str, requirement: dict[str, float], demand: i
     """So many rounds, one after the other."""
     async with AsyncJob(endpoint, name=name, requirement=requirement, demand=demand) as server:
         for _ in range(ROUNDS):
-            number = await server.start_request()
+            number = await server.start_request(once_per_device=False)  # few devices
             seen, state = 0, ""
             while state not in {"completed", "ended"}:
                 found = await server.watch_round(number, seen=seen, wait_s=5.0)

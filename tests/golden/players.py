@@ -301,7 +301,7 @@ class Simulator:
         assert (number, opened_ns) == (self.round, self.now_ns), "rounds open as others end here"
 
     def grant(self, device: str, round_: int) -> bool:
-        if not self.played.grant(self.now_ns, round_):
+        if not self.played.grant(self.now_ns, round_, int(device[1:])):
             return False
         self.round_of[device] = round_
         return True

@@ -88,7 +88,7 @@ class Crowd:
             "reports_min": random.choice((0, 0, max(1, demand - 1))),
             "deadline_s": random.choice((0.0, 0.0, 20.0)),
             "lease_s": random.choice((0.0, 3.0, 6.0)),
-        }
+        }  # and once_per_device, which the job server draws for each round
         return JobServer(f"job-{number}", self._around, self._oracle, terms, settings)
 
     def _device(self, number: int) -> Device:

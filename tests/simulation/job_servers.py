@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from random import Random
 from typing import Any, Final
 
 from propius.errors import ConflictError, InvalidStateError, PropiusError, UnknownJobError
@@ -33,7 +34,10 @@ class Fate(enum.Enum):
 
 
 _OTHER: Final = (Fate.STOPS_EARLY, Fate.CANCELS, Fate.DIES)
+SHORT: Final = "needs other devices"  # of the reason of a round that runs short
 OTHER_FATE: Final = 0.1  # probability of one
+AGAIN: Final = 0.3  # probability that a round lets a device serve it several times
+QUIET_MAX: Final = 2  # watches in a row that a round may run short without anything happening
 
 
 class JobServer(Actor):
@@ -57,6 +61,7 @@ class JobServer(Actor):
             self.fate = self._random.choice(_OTHER)
         self.endpoint = terms.server_endpoint
         self._fate_round = self._random.randrange(terms.rounds)
+        self._draws = Random(f"{name} {self._fate_round} once")  # leaves what others draw alone
         self._saved: tuple[int, bytes] | None = None
         self._last_round = -1
         self._ended = False  # the job is over, by its fate
@@ -136,7 +141,8 @@ class JobServer(Actor):
                 self.rounds_seen += 1
                 return
             self.oracle.starting(session.id)
-            number = yield from session.start_request(**self.round_settings)
+            settings = {**self.round_settings, "once_per_device": self._draws.random() >= AGAIN}
+            number = yield from session.start_request(**settings)
             self.oracle.request_started(
                 session.id, number, self.terms.demand, self.round_settings["deadline_s"]
             )
@@ -148,7 +154,7 @@ class JobServer(Actor):
             self.rounds_seen += 1
 
     def _watch(self, session: JobSession, number: int) -> Talk[RoundStatus]:
-        seen = 0
+        seen, quiet = 0, 0
         while True:
             wait_s = self._random.uniform(1.0, 8.0)
             known = self.oracle.acknowledged(session.id, number)
@@ -165,6 +171,9 @@ class JobServer(Actor):
                 self.oracle.job_shown(shown)
                 if shown.state == "paused":  # a pause that was given up had its effect after all
                     yield from self._resume(session)
+                quiet += SHORT in shown.reason
+                if quiet > QUIET_MAX:
+                    yield from self._give_up(session, status)
             seen = status.version
             yield from self._be_restless(session, status)
 
@@ -185,6 +194,11 @@ class JobServer(Actor):
             self.oracle.request_ended(session.id, status.round)
         elif self.misfortune(0.05):
             yield from session.heartbeat()
+
+    def _give_up(self, session: JobSession, status: RoundStatus) -> Talk[None]:
+        """End a round for which only devices are left that served it: the crowd is small."""
+        yield from session.end_request(status.round)
+        self.oracle.request_ended(session.id, status.round)
 
     def _resume(self, session: JobSession) -> Talk[None]:
         yield from self.persist(session, session.resume)

@@ -76,6 +76,8 @@ class Oracle:
     # What was asked for so many times may have happened so many times, and no more.
     _registers_asked: Counter[str] = field(default_factory=Counter)  # by name
     _starts_asked: Counter[int] = field(default_factory=Counter)  # by job
+    _once: set[tuple[int, int]] = field(default_factory=set)  # rounds that a device serves once
+    _served: set[tuple[int, int, str]] = field(default_factory=set)  # job, round, device
     _granted_ns: dict[int, int] = field(default_factory=dict)  # by lease, as the event log says
     _started_ns: int = 0  # the job manager
     _last_round: dict[int, int] = field(default_factory=dict)
@@ -286,7 +288,13 @@ class Oracle:
         match event:
             case RoundOpened(job=job, round=number):
                 self._opened_ns[job, number] = time_ns
+                if event.once_per_device:
+                    self._once.add((job, number))
             case LeaseGranted(lease=number):
+                who = (event.job, event.round, event.device_id)
+                if who[:2] in self._once:
+                    check(who not in self._served, "a device serves a round twice", event)
+                self._served.add(who)
                 self._granted_ns.setdefault(number, time_ns)
             case LeaseEnded(lease=number, outcome=Outcome.EXPIRED):
                 grace_s = (time_ns - self._started_ns) / SECOND_NS

@@ -11,7 +11,7 @@
 //!   the caller wants another number, as in the paper. Where devices may do as many as they can,
 //!   there are always more of them than the paper's jobs can use, and policies hardly differ.
 //!   Where the caller says whose each session is ([`SimulatorConfig::owners`]), nobody has two
-//!   slots of a round, nor one of a round that it reported to.
+//!   slots of a round, whatever became of the first: done, failed or gone.
 //!   A device may also fail in the middle of a task, at [`SimulatorConfig::failures`] (see
 //!   `failures.rs`): none does unless the caller says so.
 //! * **A round** ends as the job manager would end it; the next one opens at once.
@@ -535,16 +535,15 @@ impl<'a> Driver<'a> {
             Event::DeviceGone { job, stamp, visit } => {
                 self.tally.failed += 1;
                 self.log_end(now_ns, visit, (job, stamp), TaskEnd::Gone);
-                let owner = self.owner(self.visits.get(visit).number);
                 self.visits.remove(visit);
-                let outcome = self.jobs[job as usize].lose(stamp, owner);
+                let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
             }
             Event::Failed { job, stamp, visit, cause } => {
                 self.fail(now_ns, (job, stamp), visit, cause)?;
             }
             Event::LeaseOver { job, stamp } => {
-                let outcome = self.jobs[job as usize].lose(stamp, None);
+                let outcome = self.jobs[job as usize].lose(stamp);
                 self.note(job, outcome);
             }
             Event::TryAgain { visit } => self.come_back(now_ns, visit)?,
@@ -563,8 +562,7 @@ impl<'a> Driver<'a> {
         self.tally.failures[cause as usize] += 1;
         self.log_end(now_ns, visit, task, TaskEnd::Failed(cause));
         if cause != Cause::Battery {
-            let owner = self.owner(self.visits.get(visit).number);
-            let outcome = self.jobs[task.0 as usize].lose(task.1, owner);
+            let outcome = self.jobs[task.0 as usize].lose(task.1);
             self.note(task.0, outcome);
         }
         if cause == Cause::Crash {

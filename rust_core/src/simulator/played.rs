@@ -44,11 +44,13 @@ impl PlayedRounds {
         played
     }
 
-    /// A device asks for a slot of this round; whether it gets one.
-    pub fn grant(&mut self, now_ns: u64, round: u32) -> bool {
-        if !self.book.grant(now_ns, round, &mut self.tally) {
+    /// A device asks for a slot of this round; whether it gets one. Who is known by an owner, as
+    /// in [`super::SimulatorConfig::owners`], gets one of a round at most.
+    pub fn grant(&mut self, now_ns: u64, round: u32, owner: Option<u32>) -> bool {
+        if self.book.has(round, owner) || !self.book.grant(now_ns, round, &mut self.tally) {
             return false;
         }
+        self.book.note_owner(owner);
         let granted = self.book.after_grant(now_ns, &mut self.tally);
         self.deadlines.extend(granted.deadline_ns.map(|due_ns| (due_ns, round)));
         self.note(granted.outcome);
@@ -65,7 +67,7 @@ impl PlayedRounds {
 
     /// A device that had a slot of this round is gone.
     pub fn lose(&mut self, round: u32) {
-        let outcome = self.book.lose(round, None);
+        let outcome = self.book.lose(round);
         self.note(outcome);
     }
 

@@ -35,7 +35,7 @@ pub(super) struct JobBook {
     /// Of the current round: slots given, and devices lost.
     granted: u32,
     lost: u32,
-    /// Who has, or had, a slot of the current round and was not lost, where that is known.
+    /// Who has, or had, a slot of the current round, lost or not, where that is known.
     owners: HashSet<u32>,
     record: Option<Vec<RoundRecord>>,
     history: JobHistory,
@@ -187,15 +187,14 @@ impl JobBook {
         self.allocated >= self.spec.participants
     }
 
-    /// A device left before its task was done.
-    pub(super) fn lose(&mut self, stamp: u32, owner: Option<u32>) -> Outcome {
+    /// A device left before its task was done: its slot is free, and for others.
+    pub(super) fn lose(&mut self, stamp: u32) -> Outcome {
         let is_async = self.spec.kind == JobKind::Async;
         if !self.is_active() || (!is_async && stamp != self.round) {
             return Outcome::GoesOn;
         }
         self.allocated -= 1;
         self.lost += 1;
-        owner.map(|owner| self.owners.remove(&owner));
         Outcome::FreesSlot
     }
 

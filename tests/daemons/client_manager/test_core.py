@@ -204,6 +204,23 @@ def test_refused_device_takes_the_next_task_of_its_offer() -> None:
     assert world.answer().job == 8
 
 
+def test_device_is_not_offered_a_round_again_that_it_has_served() -> None:
+    """The manager learns it from the refusal, for that device and that round only."""
+    world = World()
+    offered(world, 7, 8)
+    world.accept(1, 7)
+    world.refuse(world.claim(), "already_served")
+    error = world.answer()
+    assert error.code is ErrorCode.ALREADY_SERVED
+    assert "next task" in error.text
+    world.check_in(1, request=3)
+    assert jobs_of(world.answer()) == [8]
+    world.ask(1, Decline(rounds=[(8, 0)]), request=4)
+    world.answers()
+    world.check_in(2)
+    assert jobs_of(world.answer()) == [7, 8]
+
+
 def test_duplicate_accept_gets_the_same_answer_and_makes_no_second_claim() -> None:
     """The same accept, before and after the answer: one claim, and the same bytes."""
     world = World()

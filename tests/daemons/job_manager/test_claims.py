@@ -136,9 +136,10 @@ def test_a_report_frees_the_device_for_a_claim_of_the_same_batch(
     rig: Rig, server: JobServer
 ) -> None:
     """Reports are decided before claims."""
+    JobServer.registered(rig, "another").start(1)
     first = rig.claim(1, 1)
     report = ReportItem(device(1), 1, 2, b"r", 1, 0, first.token, Outcome.FAILED)
-    answer = rig.claims([Claim(device(1), 1, 3, b"c", 1, 0, False)], [report])
+    answer = rig.claims([Claim(device(1), 1, 3, b"c", 2, 0, False)], [report])
     assert answer is not None
     assert (answer.reports[0].error, answer.claims[0].error) == ("", "")
 

@@ -35,7 +35,7 @@ def ended(rig: Rig) -> list[tuple[int, Outcome]]:
 def test_a_lease_expires_at_its_deadline(rig: Rig) -> None:
     """Its slot is offered again, its token is stale, and its device is free."""
     server = JobServer.registered(rig)
-    server.start(1, lease_s=60.0)
+    server.start(1, lease_s=60.0, once_per_device=False)
     rig.advance(40)
     lease = rig.claim(1, 1)
     rig.advance(59.9)

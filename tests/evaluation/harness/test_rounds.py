@@ -92,6 +92,8 @@ def test_tasks_fail_when_and_of_what_the_engine_draws_for_live_devices_too(
     rounds = run([profile(total_round=12), profile(total_round=12)], config=config)
     rates, owners = config.failures.rates, kept["owners"]
     causes: Counter[str] = Counter()
+    tasks = [(owners[task[0] % len(owners)], task[1], task[2]) for task in kept["record"][1]]
+    assert len(set(tasks)) == len(tasks), "a client that failed or left served the attempt again"
     for session, job, attempt, start_s, end_s, _steps, how in kept["record"][1]:
         owner = owners[session % len(owners)]
         drawn = task_failure(SEED, owner, job + 1, attempt, rates)
