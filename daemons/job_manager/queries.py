@@ -33,7 +33,7 @@ def round_status(book: Book, now_ns: int, round_: Round) -> RoundStatus:
         lost=list(round_.lost),
         backoff=job.backoff if live else BackOff.NONE,
         backoff_s=_backoff_s(job, now_ns) if live else 0.0,
-        reason=(job.reason or _lacks(book, round_)) if live else "",
+        reason=_reason(book, job, round_) if live else "",
     )
 
 
@@ -46,7 +46,7 @@ def job_status(book: Book, now_ns: int, job: Job) -> JobStatus:
         job=job.job,
         name=job.name,
         state="paused" if job.paused and live else job.state,
-        reason=job.reason or (_lacks(book, round_) if round_ else ""),
+        reason=_reason(book, job, round_) if round_ else job.reason,
         requirement=book.requirements[job.requirement_id].vector,
         requirement_id=job.requirement_id,
         demand=job.demand,
@@ -118,6 +118,11 @@ def offered_state(book: Book, job: Job) -> JobState:
             rounds_ns=job.rounds_sum_ns,
         ),
     )
+
+
+def _reason(book: Book, job: Job, round_: Round) -> str:
+    """Why the job does not get on: all that stands in its way."""
+    return "; ".join(filter(None, (job.reason, _lacks(book, round_))))
 
 
 def _lacks(book: Book, round_: Round) -> str:

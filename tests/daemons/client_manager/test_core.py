@@ -219,6 +219,9 @@ def test_device_is_not_offered_a_round_again_that_it_has_served() -> None:
     world.answers()
     world.check_in(2)
     assert jobs_of(world.answer()) == [7, 8]
+    world.plan(7, 8, round=1, seq=2)
+    world.check_in(1, request=5)
+    assert jobs_of(world.answer()) == [7, 8]
 
 
 def test_duplicate_accept_gets_the_same_answer_and_makes_no_second_claim() -> None:

@@ -103,3 +103,18 @@ def test_round_that_devices_come_back_to_says_whom_it_needs(rig: Rig) -> None:
     shown = server.do(Show)
     assert isinstance(shown, JobStatus)
     assert shown.reason == ""
+
+
+def test_back_off_does_not_hide_that_a_round_runs_short() -> None:
+    """A job may lack devices and back off: both are said (seed 57 waited for ever)."""
+    rig = Rig(backoff_after=1)
+    server = JobServer.registered(rig)
+    server.start(demand=2)
+    serve(rig, 1, Outcome.FAILED)
+    assert rig.claim(1, 1, request=9).error == ErrorCode.ALREADY_SERVED
+    shown = server.do(Show)
+    assert isinstance(shown, JobStatus)
+    assert "back-off" in shown.reason
+    assert shown.reason.endswith(
+        "; 0 of 2 slots; needs other devices than the 1 that served this round"
+    )
